@@ -1,0 +1,92 @@
+"""The errors of the domain. Every message is one clear sentence: what was wrong, with which value, what to do.
+
+    OpenTalkingError
+    ├── InvalidRequest          a client's input is wrong                                        400
+    ├── TooLarge                an upload exceeds a limit                                        413
+    ├── NotFound                no such avatar, or no such file in its bundle                    404
+    ├── NotDeletable            the avatar is built in or hidden                                 403
+    ├── AlreadyExists           a bundle of that id is there; nothing was written
+    ├── InvalidManifest         a manifest.json that can't be read
+    ├── InvalidBundle           strict validation found errors; `problems` holds them all
+    ├── InvalidURL              a bundle store's URL is wrong
+    ├── Overloaded              more work than the machine can do; try again                     503
+    ├── StoreUnavailable        the backend can't be reached or refuses us; try again            503
+    ├── StoreFull               the backend has no room left                                     507
+    └── PluginError             a plugin can't be loaded, or breaks its contract
+
+Stores raise NotFound, AlreadyExists, StoreUnavailable and StoreFull, and never a backend's own exception type. The
+numbers are what the HTTP API answers (`opentalking_core.api.errors`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .bundle import Problem
+
+
+class OpenTalkingError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class InvalidRequest(OpenTalkingError):
+    """A client's input is wrong: a blank name, an unreadable picture, a base of the wrong model type."""
+
+
+class TooLarge(OpenTalkingError):
+    """An upload exceeds a limit."""
+
+
+class NotFound(OpenTalkingError):
+    """There is no such avatar, or no such file in its bundle."""
+
+
+class NotDeletable(OpenTalkingError):
+    """The avatar is built in or hidden and can't be deleted through the API."""
+
+
+class AlreadyExists(OpenTalkingError):
+    """A bundle with this id exists already; nothing was written."""
+
+
+class InvalidManifest(OpenTalkingError):
+    """A manifest.json that is not what the bundle format asks for; the message names the field."""
+
+
+class InvalidBundle(OpenTalkingError):
+    """Strict validation found errors; `problems` holds all of them, warnings included."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+
+class InvalidURL(OpenTalkingError):
+    """The URL of a bundle store is wrong, or no installed plugin opens it."""
+
+
+class _TryAgain(OpenTalkingError):
+    """`retry_after` says in how many seconds it is worth trying again."""
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Overloaded(_TryAgain):
+    """More work than this machine can do at the moment."""
+
+
+class StoreUnavailable(_TryAgain):
+    """The store's backend can't be reached, refuses us or failed."""
+
+
+class StoreFull(OpenTalkingError):
+    """The store's backend has no room left; nothing was written."""
+
+
+class PluginError(OpenTalkingError):
+    """A plugin can't be loaded, clashes with another one, or returned what its hook doesn't allow."""

@@ -1,0 +1,82 @@
+"""Every hook that an OpenTalking plugin can implement, on one page.
+
+A plugin is a module (or an object) whose functions carry `@hookimpl`; it implements any of these hooks and takes, of
+each hook's arguments, only those that it needs. Hooks are plain functions (never `async def`) that return at once,
+`detect_mouth` and `fetch_models` excepted: what has to wait for a disk or a network is a method of the object that the
+hook returns. Every plugin is imported at every start, so import what is heavy inside the functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .model_types import ModelType
+    from .mouth import MouthLandmarks
+    from .store import BundleStore
+
+hookspec = pluggy.HookspecMarker("opentalking")
+hookimpl = pluggy.HookimplMarker("opentalking")  #: marks a plugin's hook implementations
+
+
+@hookspec
+def open_bundle_store(url: str) -> BundleStore | None:
+    """Return the store at `url` if its scheme is yours, else None; touch neither disk nor network yet.
+
+    `url` always has a scheme: the host has turned `./avatars` into `file:///srv/avatars`. Every plugin is asked, and
+    exactly one must answer. Raise `InvalidURL` for a URL that is yours but wrong.
+    """
+
+
+@hookspec(firstresult=True)
+def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
+    """Locate the mouth of the largest face in `image`; None if you see no face, and the next detector is asked.
+
+    `image` is RGB, uint8, shape (height, width, 3), not yours to change. Called in a worker process of the host, one
+    call at a time; with OPENTALKING_PORTRAIT_WORKERS=0, or for a plugin that was registered as an object, in threads of
+    the server, several at once. A detector that raises, crashes or runs out of time is logged under its plugin's name
+    and counts as None.
+    """
+
+
+@hookspec
+def register_model_types() -> Iterable[ModelType]:
+    """Return the model types that you add. A name that another plugin has taken stops the start with both names."""
+    return ()
+
+
+@hookspec
+def fetch_models() -> Iterable[Path]:
+    """Download the model files that you need and don't have yet, verify them, and return where they are.
+
+    Called by `opentalking-core models fetch`, and in a background thread when a server starts. Raise with a sentence
+    that says what to do; uploads work meanwhile, without your detections.
+    """
+    return ()
+
+
+@hookspec
+def report_problems() -> Iterable[str]:
+    """Return what keeps you from working at the moment, one sentence each with its remedy; nothing if all is well.
+
+    Shown by GET /health and `opentalking-core plugins`, so look (is the file there?) but don't load or connect.
+    """
+    return ()
+
+
+@hookspec
+def startup() -> None:
+    """Called once in each process that detects mouths, before its first detection: load what is slow."""
+
+
+@hookspec
+def shutdown() -> None:
+    """Called once in each process where `startup` was, after the last detection: release what you hold."""

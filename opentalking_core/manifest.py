@@ -1,0 +1,134 @@
+"""A bundle's manifest.json: reading it, what GET /avatars lists of it, and which ids and paths are valid."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, ValidationError
+
+from .errors import InvalidManifest
+
+if TYPE_CHECKING:
+    from typing import Self
+
+#: Larger manifests are refused: the largest real ones (hundreds of frames' metadata) are far below.
+MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+
+#: An id becomes a folder's name, and file systems take 255 bytes; a store may need a few for a prefix of its own.
+MAX_ID_BYTES = 200
+
+
+def is_avatar_id(text: str) -> bool:
+    """Whether `text` can be an avatar's id: letters, marks and digits of any script, `-` and `_`; at most 200 bytes."""
+    return (
+        bool(text)
+        and all(char in "-_" or unicodedata.category(char)[0] in "LMN" for char in text)
+        and len(text.encode()) <= MAX_ID_BYTES
+    )
+
+
+def is_bundle_path(path: str) -> bool:
+    """Whether `path` can name a file inside a bundle: slash-separated, relative, nothing hidden, no `..`, no NUL."""
+    return (
+        0 < len(path) <= 1024
+        and "\0" not in path
+        and "\\" not in path
+        and all(part and not part.startswith(".") for part in path.split("/"))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarSummary:
+    """The six fields that GET /avatars lists of an avatar.
+
+    Args:
+        id: the bundle's folder name.
+        name: for people to read; the id where the manifest has none.
+        model_type: what drives the avatar, e.g. "wav2lip".
+        width: of the output video, in pixels.
+        height: likewise.
+        is_custom: made by POST /avatars/custom, so it may be deleted.
+    """
+
+    id: str
+    name: str
+    model_type: str
+    width: int
+    height: int
+    is_custom: bool
+
+
+class AvatarManifest(BaseModel):
+    """A manifest.json; keys that the bundle format doesn't name are kept (`model_extra`).
+
+    Args:
+        id: should be the bundle's folder name; where it differs, the folder's name is the identity.
+        name: for people to read.
+        model_type: what drives the avatar.
+        fps: output frames per second, above 0.
+        sample_rate: of the audio, in Hz, above 0.
+        width: of the output video, in pixels, at least 1.
+        height: likewise.
+        version: of the asset.
+        metadata: free-form.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str = Field(min_length=1)
+    name: str | None = None
+    model_type: str = Field(min_length=1)
+    fps: Annotated[FiniteFloat, Strict(), Field(gt=0)] | Annotated[int, Strict(), Field(gt=0)]
+    sample_rate: Annotated[int, Strict(), Field(gt=0)] | Annotated[FiniteFloat, Strict(), Field(gt=0)]
+    width: int = Field(ge=1, le=1_000_000)
+    height: int = Field(ge=1, le=1_000_000)
+    version: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the bytes of a manifest.json.
+
+        Raises:
+            InvalidManifest: not JSON, not an object, or a field that is missing or wrong; the message names it.
+        """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise InvalidManifest(f"manifest.json has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read")
+        try:
+            return cls.model_validate_json(data.removeprefix(b"\xef\xbb\xbf"))  # Windows editors add a BOM
+        except ValidationError as error:
+            raise InvalidManifest(_explain(error)) from None
+
+    @property
+    def is_custom(self) -> bool:
+        """Made by POST /avatars/custom."""
+        return self.metadata.get("custom_avatar") is True
+
+    @property
+    def is_hidden(self) -> bool:
+        """Left out of GET /avatars."""
+        return self.metadata.get("hidden") is True
+
+    def summary(self, avatar_id: str) -> AvatarSummary:
+        """What GET /avatars lists of it; `avatar_id` is the bundle's folder name."""
+        name = self.name.strip() if self.name else ""
+        return AvatarSummary(
+            avatar_id, name or avatar_id, self.model_type, self.width, self.height,
+            self.is_custom and not self.is_hidden,
+        )  # fmt: skip
+
+    def to_json(self) -> bytes:
+        """The bytes of a manifest.json with these values, unknown keys included."""
+        return json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+def _explain(error: ValidationError) -> str:
+    """The first few faults in one sentence, each naming its field."""
+    faults = []
+    for fault in error.errors(include_url=False, include_input=False)[:3]:
+        where = ".".join(str(part) for part in fault["loc"][:1])
+        faults.append(f"{where}: {fault['msg']}" if where else fault["msg"])
+    return "manifest.json can't be used: " + "; ".join(dict.fromkeys(faults))

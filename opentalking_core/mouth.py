@@ -1,0 +1,77 @@
+"""Mouth landmarks, and the metadata that a bundle's manifest carries about them (spec: «Mouth metadata»)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: A position in the picture as fractions of its width (x, to the right) and height (y, downwards).
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MouthLandmarks:
+    """What a mouth detector returns for the largest face of a picture. All coordinates are fractions of its size.
+
+    Args:
+        outer_lip: the outer outline of the lips, a closed polygon of at least 3 points; MediaPipe-based detectors give
+            20, in the order of the bundle format.
+        inner_mouth: the outline of the mouth's opening, likewise.
+        face_box: (left, top, right, bottom) around the face, or None if the detector can't tell.
+
+    Coordinates may lie a little outside 0..1 where a face is cut off by the picture's edge.
+
+    Raises:
+        ValueError: fewer than 3 points, or a coordinate that is not a finite number.
+    """
+
+    outer_lip: Sequence[Point]
+    inner_mouth: Sequence[Point]
+    face_box: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("outer_lip", "inner_mouth"):
+            points = getattr(self, name)
+            if len(points) < 3:
+                raise ValueError(f"{name} has {len(points)} points; a polygon needs at least 3")
+            if not all(isfinite(x) and isfinite(y) for x, y in points):
+                raise ValueError(f"{name} holds a coordinate that is not a finite number")
+        if self.face_box is not None and not all(map(isfinite, self.face_box)):
+            raise ValueError(f"face_box {self.face_box} holds a coordinate that is not a finite number")
+
+
+def _fraction(value: float) -> float:
+    """`value` within the picture, in the precision of the bundle format."""
+    return round(min(max(float(value), 0.0), 1.0), 5)
+
+
+def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
+    """The keys that a located mouth adds to a manifest's `metadata`.
+
+    Args:
+        landmarks: what the detector returned.
+        detector: the name to record in `mouth_polygon_source`.
+
+    Returns:
+        `mouth_polygon_source`, `animation` (centre, half width, half height, outlines) and, if known, `face_box`;
+        every coordinate is a fraction of the picture, cut to 0..1 and rounded to 5 places.
+    """
+    outer = [(_fraction(x), _fraction(y)) for x, y in landmarks.outer_lip]
+    xs, ys = [x for x, _ in outer], [y for _, y in outer]
+    metadata: dict[str, Any] = {
+        "mouth_polygon_source": detector,
+        "animation": {
+            "mouth_center": [_fraction(sum(xs) / len(xs)), _fraction(sum(ys) / len(ys))],
+            "mouth_rx": _fraction((max(xs) - min(xs)) / 2),
+            "mouth_ry": _fraction((max(ys) - min(ys)) / 2),
+            "outer_lip": [list(point) for point in outer],
+            "inner_mouth": [[_fraction(x), _fraction(y)] for x, y in landmarks.inner_mouth],
+        },
+    }
+    if landmarks.face_box is not None:
+        metadata["face_box"] = [_fraction(edge) for edge in landmarks.face_box]
+    return metadata
