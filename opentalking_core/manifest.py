@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from .errors import InvalidManifest
 
@@ -61,6 +62,28 @@ class AvatarSummary:
     is_custom: bool
 
 
+def _refuse_constant(name: str) -> object:
+    raise InvalidManifest(f"manifest.json can't be used: {name} is not JSON; write null or a number")
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"must be a number above 0, not {value!r:.40}")
+    return value
+
+
+def _pixels(value: object) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError(f"must be a whole number of pixels, not {value!r:.40}")
+    return int(number)
+
+
+#: An int stays an int and a float a float, so that 25 is not written back as 25.0.
+Number = Annotated[float, PlainValidator(_number)]
+Pixels = Annotated[int, PlainValidator(_pixels)]
+
+
 class AvatarManifest(BaseModel):
     """A manifest.json; keys that the bundle format doesn't name are kept (`model_extra`).
 
@@ -81,10 +104,10 @@ class AvatarManifest(BaseModel):
     id: str = Field(min_length=1)
     name: str | None = None
     model_type: str = Field(min_length=1)
-    fps: Annotated[FiniteFloat, Strict(), Field(gt=0)] | Annotated[int, Strict(), Field(gt=0)]
-    sample_rate: Annotated[int, Strict(), Field(gt=0)] | Annotated[FiniteFloat, Strict(), Field(gt=0)]
-    width: int = Field(ge=1, le=1_000_000)
-    height: int = Field(ge=1, le=1_000_000)
+    fps: Number
+    sample_rate: Number
+    width: Pixels
+    height: Pixels
     version: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
@@ -97,10 +120,14 @@ class AvatarManifest(BaseModel):
         """
         if len(data) > MAX_MANIFEST_BYTES:
             raise InvalidManifest(f"manifest.json has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read")
+        data = data.removeprefix(b"\xef\xbb\xbf")  # Windows editors add a BOM
         try:
-            return cls.model_validate_json(data.removeprefix(b"\xef\xbb\xbf"))  # Windows editors add a BOM
+            manifest = cls.model_validate_json(data)
         except ValidationError as error:
             raise InvalidManifest(_explain(error)) from None
+        if b"NaN" in data or b"Infinity" in data:  # pydantic reads them, JSON has none, and clients choke on them
+            json.loads(data, parse_constant=_refuse_constant)
+        return manifest
 
     @property
     def is_custom(self) -> bool:
