@@ -74,8 +74,8 @@ def _number(value: object) -> float:
 
 def _pixels(value: object) -> int:
     number = _number(value)
-    if number != int(number):
-        raise ValueError(f"must be a whole number of pixels, not {value!r:.40}")
+    if number != int(number) or number > 1_000_000:
+        raise ValueError(f"must be a whole number of pixels up to a million, not {value!r:.40}")
     return int(number)
 
 
@@ -148,8 +148,16 @@ class AvatarManifest(BaseModel):
         )  # fmt: skip
 
     def to_json(self) -> bytes:
-        """The bytes of a manifest.json with these values, unknown keys included."""
-        return json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, indent=2).encode() + b"\n"
+        """The bytes of a manifest.json with these values, unknown keys included.
+
+        Raises:
+            InvalidManifest: a number in it is too large for JSON readers (1e400).
+        """
+        try:
+            text = json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, indent=2, allow_nan=False)
+        except ValueError as error:
+            raise InvalidManifest(f"manifest.json can't be written: {error}") from None
+        return text.encode() + b"\n"
 
 
 def _explain(error: ValidationError) -> str:
