@@ -1,0 +1,46 @@
+"""The service's settings, from OPENTALKING_* environment variables."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Each field is read from the environment variable OPENTALKING_<FIELD>, e.g. OPENTALKING_AVATARS_DIR."""
+
+    model_config = SettingsConfigDict(env_prefix="OPENTALKING_", extra="ignore", frozen=True)
+
+    avatars_dir: str = Field("./avatars", min_length=1, description="Folder or URL of the bundle store.")
+    cors_origins: Names = Field((), description="Web origins that may call the API, comma-separated; * for all.")
+    custom_avatar_max_width: int = Field(1080, ge=16, le=16384, description="Portraits are fitted into this width.")
+    custom_avatar_max_height: int = Field(1920, ge=16, le=16384, description="Portraits are fitted into this height.")
+    plugins: Names = Field((), description="One-file plugins to load, comma-separated paths.")
+    disable_plugins: Names = Field((), description="Plugins not to import, comma-separated names; ours included.")
+    detectors: Names = Field((), description="Order of the mouth detectors, comma-separated plugin names.")
+    portrait_workers: int = Field(
+        default_factory=_cores,
+        ge=0,
+        le=256,
+        description="Worker processes for portraits and mouths (default: the cores); 0 uses threads of the server.",
+    )
+    portrait_time_limit: float = Field(
+        20.0, gt=0, le=3600, description="Seconds that decoding a portrait, or one detector, may take."
+    )
+
+    @field_validator("cors_origins", "plugins", "disable_plugins", "detectors", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
