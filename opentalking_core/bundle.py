@@ -90,7 +90,9 @@ def validate_bundle(bundle: AvatarBundle, model_types: Mapping[str, ModelType]) 
     if model_type is None:
         known = ", ".join(sorted(model_types))
         problems.append(
-            Problem("error", "model_type", f"{manifest.model_type!r} is none of {known}: install its plugin or correct it")
+            Problem(
+                "error", "model_type", f"{manifest.model_type!r} is none of {known}: install its plugin or correct it"
+            )
         )
     else:
         problems += model_type.problems(bundle)

@@ -8,6 +8,7 @@ import inspect
 import logging
 import re
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from .errors import InvalidURL, PluginError
 from .mouth import MouthLandmarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from importlib.metadata import EntryPoint
     from types import ModuleType
 
@@ -95,6 +96,8 @@ class PluginHost:
         self._manager.add_hookspecs(hookspecs)
         self._infos: dict[str, PluginInfo] = {}  # active and disabled, by name
         self._failed: list[PluginInfo] = []
+        self._starting = threading.Lock()
+        self._started = False
         for name in self.choice.disabled:
             self._manager.set_blocked(name)
 
@@ -186,9 +189,8 @@ class PluginHost:
             raise InvalidURL(f"no installed plugin opens {_without_secrets(url)!r}{self._failures()}")
         if len(answers) > 1:
             names = " and ".join(str(self._infos[name]) for name, _ in answers)
-            raise PluginError(
-                f"{_without_secrets(url)!r} is opened by {names}; block one: OPENTALKING_DISABLE_PLUGINS={answers[0][0]}"
-            )
+            remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={answers[0][0]}"
+            raise PluginError(f"{_without_secrets(url)!r} is opened by {names}; {remedy}")
         return answers[0][1]
 
     def detectors(self) -> list[PluginInfo]:
@@ -251,12 +253,18 @@ class PluginHost:
         return problems
 
     def startup(self) -> None:
-        """Call every plugin's `startup`; one that raises is logged, and its detections will say the rest."""
-        self._call_all("startup")
+        """Call every plugin's `startup`, once; one that raises is logged, and its detections will say the rest."""
+        with self._starting:
+            if not self._started:
+                self._call_all("startup")
+                self._started = True
 
     def shutdown(self) -> None:
-        """Call every plugin's `shutdown`, in the reverse order."""
-        self._call_all("shutdown", backwards=True)
+        """Call every plugin's `shutdown`, in the reverse order, if `startup` was called."""
+        with self._starting:
+            if self._started:
+                self._call_all("shutdown", backwards=True)
+                self._started = False
 
     def _call_all(self, hook: str, *, backwards: bool = False) -> None:
         calls = list(self._calls(hook))
@@ -278,7 +286,9 @@ class PluginHost:
             yield impl.plugin_name, partial(_single, caller)
 
     def _failures(self) -> str:
-        reasons = [f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"]
+        reasons = [
+            f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
+        ]
         return f" ({'; '.join(reasons)})" if reasons else "; install the plugin that does"
 
 

@@ -123,4 +123,11 @@ class _Mock:
 @hookimpl
 def register_model_types() -> tuple[ModelType, ...]:
     """The six built-in model types."""
-    return (_Wav2Lip(), _MuseTalk(), _QuickTalk(), _ReferenceDriven("flashtalk"), _ReferenceDriven("flashhead"), _Mock())
+    return (
+        _Wav2Lip(),
+        _MuseTalk(),
+        _QuickTalk(),
+        _ReferenceDriven("flashtalk"),
+        _ReferenceDriven("flashhead"),
+        _Mock(),
+    )

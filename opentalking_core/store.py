@@ -84,7 +84,7 @@ class BundleStore(Protocol):
     async def __aexit__(self, *exc: object) -> None: ...
 
     def scan(self) -> AsyncIterator[BundleVersion]:
-        """Yield every bundle that is there, in any order; as cheap as the backend allows: the catalog calls it often."""
+        """Yield every bundle that is there, in any order; as cheaply as the backend allows, for it is called often."""
         ...
 
     def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
