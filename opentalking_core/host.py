@@ -172,8 +172,8 @@ class PluginHost:
         """Every plugin that was found: active, disabled or failed; by name."""
         return sorted([*self._infos.values(), *self._failed], key=lambda info: info.name)
 
-    def open_bundle_store(self, location: str) -> BundleStore:
-        """The store at a URL, or at a folder's path; nothing is connected yet.
+    def open_bundle_store(self, location: str) -> tuple[BundleStore, PluginInfo]:
+        """The store at a URL, or at a folder's path, and the plugin that it comes from; nothing is connected yet.
 
         Raises:
             InvalidURL: the URL is wrong, or no plugin opens it.
@@ -182,16 +182,17 @@ class PluginHost:
         url = location if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) else _file_url(location)
         answers = []
         for name, call in self._calls("open_bundle_store"):
-            store: BundleStore | None = call(url=url)
-            if store is not None:
-                answers.append((name, store))
+            answer: BundleStore | None = call(url=url)
+            if answer is not None:
+                answers.append((name, answer))
         if not answers:
             raise InvalidURL(f"no installed plugin opens {_without_secrets(url)!r}{self._failures()}")
         if len(answers) > 1:
             names = " and ".join(str(self._infos[name]) for name, _ in answers)
             remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={answers[0][0]}"
             raise PluginError(f"{_without_secrets(url)!r} is opened by {names}; {remedy}")
-        return answers[0][1]
+        name, store = answers[0]
+        return store, self._infos[name]
 
     def detectors(self) -> list[PluginInfo]:
         """The plugins that detect mouths, in the order in which they are asked."""

@@ -21,13 +21,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OPENTALKING_", extra="ignore", frozen=True)
 
-    avatars_dir: str = Field("./avatars", min_length=1, description="Folder or URL of the bundle store.")
-    cors_origins: Names = Field((), description="Web origins that may call the API, comma-separated; * for all.")
-    custom_avatar_max_width: int = Field(1080, ge=16, le=16384, description="Portraits are fitted into this width.")
-    custom_avatar_max_height: int = Field(1920, ge=16, le=16384, description="Portraits are fitted into this height.")
-    plugins: Names = Field((), description="One-file plugins to load, comma-separated paths.")
-    disable_plugins: Names = Field((), description="Plugins not to import, comma-separated names; ours included.")
-    detectors: Names = Field((), description="Order of the mouth detectors, comma-separated plugin names.")
+    avatars_dir: str = Field(default="./avatars", min_length=1, description="Folder or URL of the bundle store.")
+    cors_origins: Names = Field(default=(), description="Web origins that may call the API, comma-separated; * for all.")
+    custom_avatar_max_width: int = Field(default=1080, ge=16, le=16384, description="Portraits are fitted into this width.")
+    custom_avatar_max_height: int = Field(default=1920, ge=16, le=16384, description="Portraits are fitted into this height.")
+    plugins: Names = Field(default=(), description="One-file plugins to load, comma-separated paths.")
+    disable_plugins: Names = Field(default=(), description="Plugins not to import, comma-separated names; ours included.")
+    detectors: Names = Field(default=(), description="Order of the mouth detectors, comma-separated plugin names.")
     portrait_workers: int = Field(
         default_factory=_cores,
         ge=0,
@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         description="Worker processes for portraits and mouths (default: the cores); 0 uses threads of the server.",
     )
     portrait_time_limit: float = Field(
-        20.0, gt=0, le=3600, description="Seconds that decoding a portrait, or one detector, may take."
+        default=20.0, gt=0, le=3600, description="Seconds that decoding a portrait, or one detector, may take."
     )
 
     @field_validator("cors_origins", "plugins", "disable_plugins", "detectors", mode="before")

@@ -1,0 +1,46 @@
+"""What a plugin's author imports. The hooks are in `opentalking_core.hookspecs`, the test suites in `.testing`."""
+
+from .bundle import AvatarBundle, Problem, list_avatar_dirs, load_avatar_bundle
+from .errors import (
+    AlreadyExists,
+    InvalidBundle,
+    InvalidManifest,
+    InvalidURL,
+    NotFound,
+    OpenTalkingError,
+    PluginError,
+    StoreFull,
+    StoreUnavailable,
+)
+from .hookspecs import hookimpl
+from .manifest import AvatarManifest
+from .model_types import ModelType, PortraitRecipe
+from .mouth import MouthLandmarks, Point
+from .store import BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
+
+__all__ = [
+    "AlreadyExists",
+    "AvatarBundle",
+    "AvatarManifest",
+    "BundleStore",
+    "BundleVersion",
+    "ChangeStamp",
+    "FileInfo",
+    "FileReader",
+    "InvalidBundle",
+    "InvalidManifest",
+    "InvalidURL",
+    "ModelType",
+    "MouthLandmarks",
+    "NotFound",
+    "OpenTalkingError",
+    "PluginError",
+    "Point",
+    "PortraitRecipe",
+    "Problem",
+    "StoreFull",
+    "StoreUnavailable",
+    "hookimpl",
+    "list_avatar_dirs",
+    "load_avatar_bundle",
+]

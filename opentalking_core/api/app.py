@@ -1,0 +1,90 @@
+"""create_app(): everything put together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import falcon
+import falcon.asgi
+
+from ..host import PluginChoice, PluginHost
+from ..service import AvatarService
+from ..settings import Settings
+from .avatars import Avatar, AvatarList, CustomAvatars, Preview
+from .errors import add_error_handlers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from falcon.asgi import Request, Response
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None, host: PluginHost | None = None) -> falcon.asgi.App[Any, Any]:
+    """The avatar service as an ASGI app; it connects to the store when the server starts it.
+
+    Args:
+        settings: from the environment (OPENTALKING_*) if None.
+        host: the plugins, loaded; those that are installed and named in the settings if None.
+
+    Raises:
+        InvalidURL, PluginError: see `AvatarService`.
+    """
+    settings = settings or Settings()
+    if host is None:
+        host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
+    service = AvatarService(settings, host)
+    app = falcon.asgi.App(middleware=[_Lifespan(service, host)])
+    if settings.cors_origins:
+        origins = "*" if "*" in settings.cors_origins else settings.cors_origins
+        app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
+    app.req_options.strip_url_path_trailing_slash = True
+    add_error_handlers(app)
+    app.add_route("/avatars", AvatarList(service))
+    app.add_route("/avatars/custom", CustomAvatars(service))
+    app.add_route("/avatars/{avatar_id}", Avatar(service))
+    app.add_route("/avatars/{avatar_id}/preview", Preview(service))
+    health = Health(service)
+    app.add_route("/health", health)
+    app.add_route("/healthz", health)
+    return app
+
+
+class Health:
+    """/health: which store and detectors are in use, and whether each works."""
+
+    def __init__(self, service: AvatarService) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """200 if avatars can be served, 503 if not."""
+        health = await self._service.health()
+        resp.media = health
+        resp.status = falcon.HTTP_503 if health["status"] == "unavailable" else falcon.HTTP_200
+
+    on_head = on_get
+
+
+class _Lifespan:
+    """Opens the service when the server starts, closes it when it ends."""
+
+    def __init__(self, service: AvatarService, host: PluginHost) -> None:
+        self._service = service
+        self._host = host
+
+    async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        await self._service.__aenter__()
+        # In a daemon thread, because neither the start nor the end of the server should wait for a download.
+        threading.Thread(target=_fetch_models, args=[self._host], daemon=True).start()
+
+    async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        await self._service.__aexit__()
+
+
+def _fetch_models(host: PluginHost) -> None:
+    for plugin, result in host.fetch_models():
+        if isinstance(result, Exception):
+            log.warning("plugin %s works without its model files: %s", plugin, result)

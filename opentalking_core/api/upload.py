@@ -1,0 +1,110 @@
+"""Reading the multipart form of POST /avatars/custom from a stream that nobody has checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from falcon.media import MultipartFormHandler
+
+from ..errors import InvalidRequest, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import falcon.asgi
+    from falcon.asgi.multipart import BodyPart
+
+#: An image may have so many bytes: the «10 MB» of the API document, read as the larger 10 MiB.
+MAX_IMAGE_BYTES = 10 * 1024 * 1024
+
+#: All else in a form (field names, boundaries, fields that are ignored) may have so many.
+_MAX_OTHER_BYTES = 1024 * 1024
+
+#: A text field may have so many.
+_MAX_TEXT_BYTES = 8 * 1024
+
+#: Of a refused body so much is taken in (and thrown away), so that a browser gets to read the answer.
+_MAX_DRAIN_BYTES = 64 * 1024 * 1024
+
+_form_handler = MultipartFormHandler()
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarForm:
+    """The fields of POST /avatars/custom."""
+
+    name: str
+    base_avatar_id: str
+    image: bytes
+
+
+async def read_avatar_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> AvatarForm:
+    """Read the form as it streams in; fields that the API document doesn't name are ignored.
+
+    Raises:
+        InvalidRequest: a field is missing, given twice or not text; or the form asks for work that isn't done here.
+        TooLarge: the image, or the form as a whole, is over its limit; the rest is not read.
+        falcon.HTTPError: not a well-formed multipart/form-data body.
+    """
+    content_type = req.content_type or ""
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        raise InvalidRequest(f"send the form as multipart/form-data, not {content_type[:80] or 'an unnamed type'!r}")
+    length = req.content_length
+    if length is None or length > _MAX_DRAIN_BYTES:
+        resp.set_header("Connection", "close")
+    if length is not None and length > MAX_IMAGE_BYTES + _MAX_OTHER_BYTES:
+        raise _too_large()
+    form = await _form_handler.deserialize_async(
+        _limited(req.stream, MAX_IMAGE_BYTES + _MAX_OTHER_BYTES),  # type: ignore[arg-type]  # an iterator does
+        content_type,
+        length,
+    )
+    fields: dict[str, bytes] = {}
+    async for part in form:
+        name = part.name
+        if name == "video":
+            raise InvalidRequest(
+                "the field video asks for an avatar from a video, which is not supported: send an image"
+            )
+        if name in ("name", "base_avatar_id", "image", "remove_background"):
+            if name in fields:
+                raise InvalidRequest(f"the field {name} is given twice")
+            fields[name] = await _read(part, MAX_IMAGE_BYTES if name == "image" else _MAX_TEXT_BYTES)
+    if _text(fields, "remove_background", "").strip().lower() not in ("", "false", "0", "no", "off"):
+        raise InvalidRequest("remove_background is not supported: remove the background first, or send false")
+    if "image" not in fields:
+        raise InvalidRequest("the field image is missing: send a JPEG, PNG or WebP picture")
+    return AvatarForm(_text(fields, "name"), _text(fields, "base_avatar_id"), fields["image"])
+
+
+async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
+    async for chunk in stream:
+        limit -= len(chunk)
+        if limit < 0:
+            raise _too_large()
+        yield chunk
+
+
+async def _read(part: BodyPart, limit: int) -> bytes:
+    data = await part.stream.read(limit + 1)
+    if len(data) > limit:
+        if part.name == "image":
+            raise _too_large()
+        raise TooLarge(f"the field {part.name} has more than {limit} bytes")
+    return bytes(data)
+
+
+def _text(fields: dict[str, bytes], name: str, default: str | None = None) -> str:
+    if name not in fields:
+        if default is None:
+            raise InvalidRequest(f"the field {name} is missing")
+        return default
+    try:
+        return fields[name].decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the field {name} is not UTF-8 text") from None
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the image exceeds {MAX_IMAGE_BYTES // 1024**2} MB; send a smaller one")

@@ -1,0 +1,95 @@
+"""The manifest and the id of an avatar that is made from a portrait."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import unicodedata
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from .manifest import AvatarManifest
+from .mouth import mouth_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .detection import DetectedMouth
+    from .model_types import PortraitRecipe
+
+#: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).
+#: model_crop, not in the spec's list, is a box in the base's own picture, as in the real bundle office-woman.
+STALE_METADATA = frozenset(
+    {
+        *("animation", "face_box", "mouth_polygon_source", "model_crop", "model_crop_source", "hidden"),
+        *("source_video", "source_fps", "source_frame_count", "extracted_frame_count", "frame_metadata"),
+        *("template_video", "video", "quicktalk", "preprocessed", "preprocess_version"),
+    }
+)
+
+_MAX_SLUG = 40  # characters, of up to 4 bytes each: an id stays below manifest.MAX_ID_BYTES
+
+
+def slug(name: str) -> str:
+    """`name` as a part of an id: its letters, marks and digits of any script in lower case, joined by hyphens.
+
+    "Alice B." gives "alice-b", "李 雷" gives "李-雷"; a name without any letter or digit gives "avatar".
+    """
+    kept = [
+        char if unicodedata.category(char)[0] in "LMN" else " "
+        for char in unicodedata.normalize("NFKC", name).lower().replace("'", "").replace("’", "")
+    ]
+    return "-".join("".join(kept).split())[:_MAX_SLUG].strip("-") or "avatar"
+
+
+def candidate_ids(name: str, now: datetime) -> Iterator[str]:
+    """Ids like custom-alice-20260513-153012-001 for `name`, a millisecond later each time, for when one is taken.
+
+    Args:
+        name: the avatar's display name.
+        now: the time to start from; written in UTC.
+    """
+    stem = slug(name)
+    for milliseconds in itertools.count():
+        moment = now.astimezone(UTC) + timedelta(milliseconds=milliseconds)
+        yield f"custom-{stem}-{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}"
+
+
+def custom_manifest(
+    base_id: str,
+    base: AvatarManifest,
+    recipe: PortraitRecipe,
+    name: str,
+    picture: bytes,
+    size: tuple[int, int],
+    mouth: DetectedMouth | None,
+) -> AvatarManifest:
+    """The manifest of a new avatar that is driven like `base` and shows `picture`; its `id` is still the base's.
+
+    Args:
+        base_id: recorded as metadata.base_avatar_id.
+        base: whose fps, sample_rate, model_type, free-form keys and metadata are inherited, STALE_METADATA excepted.
+        recipe: of the base's model type.
+        name: the display name.
+        picture: the PNG that the bundle will hold.
+        size: its (width, height) in pixels.
+        mouth: where the mouth is, if it was found.
+    """
+    metadata: dict[str, Any] = {key: value for key, value in base.metadata.items() if not _is_stale(key)}
+    metadata |= recipe.metadata
+    metadata |= {
+        "custom_avatar": True,
+        "base_avatar_id": base_id,
+        "source_image_hash": hashlib.sha256(picture).hexdigest(),
+        "source_image_path": recipe.picture_paths[0],
+        "mouth_polygon_source": "unavailable",
+    }
+    if mouth is not None:
+        metadata |= mouth_metadata(mouth.landmarks, mouth.detector)
+    changes = {"name": name, "width": size[0], "height": size[1], "metadata": metadata}
+    inherited = {key: value for key, value in base.model_dump(exclude_unset=True).items() if not _is_stale(key)}
+    return AvatarManifest.model_validate(inherited | changes)
+
+
+def _is_stale(key: str) -> bool:
+    return key in STALE_METADATA or key.startswith("source_image")  # source_image, source_image_hash, ...

@@ -1,0 +1,112 @@
+"""Fixtures for tests of plugins and of the host: `pytest_plugins = ["opentalking_core.testing.fixtures"]`.
+
+fake_mouth      a mouth detector plugin that finds the same mouth in every picture, and counts its calls
+store_url       an empty bundle store of its own for each test; `pytest --store-url URL` says where
+put_bundle      put_bundle("id", {...}): puts a bundle into that store without going through the service
+service         an httpx.Client of a service running over store_url, with fake_mouth as its only detector
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from ..host import PluginHost
+from ..hookspecs import hookimpl
+from ..mouth import MouthLandmarks
+from .running import running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import httpx
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--store-url"""
+    parser.addoption(
+        "--store-url",
+        help="run the tests that need a bundle store over this one, each below a path of its own (default: a folder)",
+    )
+
+
+class FakeMouth:
+    """A mouth detector plugin that finds the same mouth in every picture."""
+
+    landmarks: MouthLandmarks | None = MouthLandmarks(
+        outer_lip=((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65)),
+        inner_mouth=((0.45, 0.6), (0.5, 0.58), (0.55, 0.6), (0.5, 0.62)),
+        face_box=(0.2, 0.1, 0.8, 0.9),
+    )
+
+    def __init__(self) -> None:
+        #: the (height, width, 3) of each picture that it was asked about
+        self.shapes: list[tuple[int, ...]] = []
+
+    @hookimpl
+    def detect_mouth(self, image: NDArray[np.uint8]) -> MouthLandmarks | None:
+        """The mouth in `landmarks`, which a test may set, to None too."""
+        self.shapes.append(image.shape)
+        return self.landmarks
+
+
+class PutBundle(Protocol):
+    """Puts a bundle into the test's store."""
+
+    def __call__(
+        self, avatar_id: str, manifest: Mapping[str, Any] | bytes = ..., files: Mapping[str, bytes] = ...
+    ) -> None:
+        """Create it; `manifest` adds to a valid one of type mock (bytes: the file as it is), `files` join it."""
+
+
+@pytest.fixture
+def fake_mouth() -> FakeMouth:
+    """A fake mouth detector, registered by `service`."""
+    return FakeMouth()
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty bundle store of this test's own."""
+    base: str | None = request.config.getoption("--store-url")
+    return f"{base.rstrip('/')}/{uuid.uuid4().hex}" if base else (tmp_path / "avatars").as_uri()
+
+
+@pytest.fixture
+def put_bundle(store_url: str) -> PutBundle:
+    """Puts bundles into the store without going through the service."""
+
+    def put(
+        avatar_id: str, manifest: Mapping[str, Any] | bytes = b"", files: Mapping[str, bytes] | None = None
+    ) -> None:
+        if not isinstance(manifest, bytes) or not manifest:
+            manifest = json.dumps(example_manifest(avatar_id, **dict(manifest or {}))).encode()
+        asyncio.run(_create(store_url, avatar_id, {"manifest.json": manifest, **(files or {})}))
+
+    return put
+
+
+@pytest.fixture
+def service(store_url: str, fake_mouth: FakeMouth) -> Iterator[httpx.Client]:
+    """An HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`."""
+    with running_service(store_url, plugins={"fake_mouth": fake_mouth}) as client:
+        yield client
+
+
+def example_manifest(avatar_id: str, **changes: object) -> dict[str, object]:
+    """A valid manifest of type mock, with `changes` to its fields."""
+    manifest: dict[str, object] = {"id": avatar_id, "name": "Demo", "model_type": "mock", "fps": 25}
+    return {**manifest, "sample_rate": 16000, "width": 512, "height": 512, "version": "1.0", "metadata": {}, **changes}
+
+
+async def _create(url: str, avatar_id: str, files: Mapping[str, bytes]) -> None:
+    opened, _ = PluginHost().load().open_bundle_store(url)
+    async with opened as store:
+        await store.create(avatar_id, files)

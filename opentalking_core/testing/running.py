@@ -1,0 +1,59 @@
+"""A running service for tests: real HTTP on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import uvicorn
+
+from ..api import create_app
+from ..host import PluginChoice, PluginHost
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+@contextlib.contextmanager
+def running_service(
+    avatars_url: str, *, plugins: Mapping[str, object] | None = None, real_detectors: bool = False, **settings: object
+) -> Iterator[httpx.Client]:
+    """Serve `avatars_url` in a thread with uvicorn; yields an HTTP client whose base URL is the service.
+
+    Args:
+        avatars_url: of the bundle store.
+        plugins: objects with hooks to register, by name: fake detectors, stores of your own.
+        real_detectors: also use the installed mouth detectors; without them, only those in `plugins` are asked.
+        settings: fields of `Settings`; portraits are worked on in threads unless `portrait_workers` says otherwise.
+    """
+    chosen = Settings.model_validate({"portrait_workers": 0, **settings, "avatars_dir": avatars_url})
+    disabled = () if real_detectors else installed_detectors()
+    choice = PluginChoice(chosen.plugins, (*chosen.disable_plugins, *disabled), chosen.detectors)
+    host = PluginHost(choice)
+    for name, plugin in (plugins or {}).items():
+        host.register(plugin, name)
+    app = create_app(chosen, host.load())
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+    thread = threading.Thread(target=asyncio.run, args=[server.serve()], name="opentalking-test-server")
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RuntimeError("the service did not start; the log says why")
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def installed_detectors() -> tuple[str, ...]:
+    """The names of the installed plugins that detect mouths."""
+    return tuple(info.name for info in PluginHost().load().detectors())
