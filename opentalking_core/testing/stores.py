@@ -1,0 +1,547 @@
+"""BundleStoreContract: what every bundle store promises, as tests. A storage plugin's own test is
+
+    from opentalking_core.testing.stores import BundleStoreContract
+
+    class TestMyStore(BundleStoreContract):
+        @pytest.fixture
+        def store(self, tmp_path):
+            return MyStore(...)         # empty, not yet entered; a new one for each test
+
+and, where a backend can be down, a fixture `broken_store`. The tests are plain functions: they need pytest and no
+plugin for asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
+from opentalking_core.store import MANIFEST, BundleStore, ChangeStamp, FileInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+T = TypeVar("T")
+
+MiB = 1024 * 1024
+NOT_IDS = ("", ".", "..", "../x", "x/y", "/etc", "..\\x", "x\0", "%2e%2e", ".x", "x" * 5000)
+NOT_PATHS = (
+    *("", ".", "..", "../other/manifest.json", "frames/../manifest.json", "/etc/passwd", "frames\\0.png"),
+    *("frames//0.png", "frames/", "/manifest.json", "manifest.json\0", ".hidden", "frames/.hidden", "x/" * 5000 + "x"),
+)
+
+
+class Run(Protocol):
+    """Runs a coroutine to its end and returns its result."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
+
+
+def bundle(size: int = 1000, seed: int = 0) -> dict[str, bytes]:
+    """The files of a small bundle; `seed` changes every content but no length."""
+    noise = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    return {
+        MANIFEST: b'{"id": "x", "seed": "%08d"}' % seed,
+        "preview.png": noise.randbytes(size),
+        "frames/frame_00000.png": noise.randbytes(size),
+        "frames/frame_00001.png": noise.randbytes(size),
+    }
+
+
+async def ids(store: BundleStore) -> list[str]:
+    """The ids that `scan` yields, sorted."""
+    return sorted([found.avatar_id async for found in store.scan()])
+
+
+async def infos(store: BundleStore, avatar_id: str) -> dict[str, FileInfo]:
+    """What `files` yields, by path."""
+    return {info.path: info async for info in store.files(avatar_id)}
+
+
+async def read(store: BundleStore, avatar_id: str, path: str) -> bytes:
+    """The content of one file."""
+    async with store.open(avatar_id, path) as reader:
+        return await reader.read()
+
+
+async def contents(store: BundleStore, avatar_id: str) -> dict[str, bytes]:
+    """The content of every file of a bundle."""
+    return {path: await read(store, avatar_id, path) for path in await infos(store, avatar_id)}
+
+
+async def pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
+    """`content` as a stream."""
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+        await asyncio.sleep(0)
+
+
+async def assert_absent(store: BundleStore, avatar_id: str) -> None:
+    """Nobody sees the bundle, whichever way they look."""
+    assert avatar_id not in await ids(store)
+    with pytest.raises(NotFound):
+        await infos(store, avatar_id)
+    with pytest.raises(NotFound):
+        await read(store, avatar_id, MANIFEST)
+
+
+async def settle() -> None:
+    """Wait a little: just after a change, a store may play safe and report one change too many."""
+    await asyncio.sleep(0.1)
+
+
+class BundleStoreContract:
+    """Subclass it as `class TestMyStore(BundleStoreContract)` and supply the fixture `store`."""
+
+    @pytest.fixture
+    def store(self) -> BundleStore:
+        """Supply this one."""
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `store`: an empty store, not yet entered")
+
+    @pytest.fixture
+    def broken_store(self) -> BundleStore:
+        """Supply this one, too, if your backend can be down: a store, not yet entered, whose backend can't be used."""
+        pytest.skip(f"{type(self).__name__} has no fixture `broken_store`: a store whose backend is down")
+
+    @pytest.fixture
+    def run(self) -> Iterator[Run]:
+        """One event loop for the whole test."""
+        with asyncio.Runner() as runner:
+            yield runner.run
+
+    @pytest.fixture
+    def opened(self, store: BundleStore, run: Run) -> Iterator[BundleStore]:
+        """The store, entered."""
+        entered = run(store.__aenter__())
+        assert run(ids(entered)) == [], "the fixture `store` must give each test an empty store of its own"
+        yield entered
+        run(entered.__aexit__(None, None, None))
+
+    def test_no_promise_is_dropped_without_a_reason(self) -> None:
+        """A subclass overrides a test only with `@pytest.mark.xfail(reason=...)`."""
+        for name, promised in vars(BundleStoreContract).items():
+            kept = getattr(type(self), name, None)
+            if name.startswith("test_") and kept is not promised:
+                marks = getattr(kept, "pytestmark", [])
+                assert any(mark.name == "xfail" and mark.kwargs.get("reason") for mark in marks), name
+
+    # -- creating and reading
+
+    def test_what_is_created_can_be_read(self, opened: BundleStore, run: Run) -> None:
+        """Every file comes back under its path, byte for byte, and no other file does."""
+        run(opened.create("anna", bundle()))
+        assert run(ids(opened)) == ["anna"]
+        assert run(contents(opened, "anna")) == bundle()
+
+    @pytest.mark.parametrize(
+        "avatar_id",
+        ["a", "Anna-2_b", "-x", "_", "數位人", "テスト", "हिन्दी", "ภาษาไทย", "tamảo", "١٢٣", "𠮷野家", "x" * 200],
+    )
+    def test_ids_of_any_script_survive(self, opened: BundleStore, run: Run, avatar_id: str) -> None:
+        """Ids hold letters, marks and digits of any script, up to 200 bytes, and come back as they went in."""
+        run(opened.create(avatar_id, bundle()))
+        assert run(ids(opened)) == [avatar_id]
+        assert run(contents(opened, avatar_id)) == bundle()
+        run(opened.delete(avatar_id))
+        run(assert_absent(opened, avatar_id))
+
+    def test_paths_survive(self, opened: BundleStore, run: Run) -> None:
+        """Paths may be deep and hold spaces, percent signs, question marks and any script."""
+        odd = ("a b.png", "100%25.png", "what?.png", "c#d&e=f+g.png", "框/帧 1.png", "a/b/c/d/e/f.bin", 'it\'s "q".txt')
+        files = {**bundle(), **{path: path.encode() for path in odd}}
+        run(opened.create("anna", files))
+        assert run(contents(opened, "anna")) == files
+
+    def test_sizes_and_entity_tags_are_reported(self, opened: BundleStore, run: Run) -> None:
+        """`files` and `open` agree on the size; the etag fits into an HTTP header; `modified` is seconds."""
+        run(opened.create("anna", bundle(size=12345)))
+
+        async def look() -> None:
+            for path, info in (await infos(opened, "anna")).items():
+                async with opened.open("anna", path) as reader:
+                    for found in (info, reader.info):
+                        assert found.path == path
+                        assert found.size == len(bundle(size=12345)[path])
+                        assert found.etag
+                        assert found.etag.isascii()
+                        assert found.etag.isprintable()
+                        assert not set(found.etag) & set('" ')
+                        assert abs(found.modified - time.time()) < 86400
+
+        run(look())
+
+    def test_empty_files_survive(self, opened: BundleStore, run: Run) -> None:
+        """Zero bytes are a content like any other, streamed or not."""
+        run(opened.create("anna", {**bundle(), "empty.bin": b"", "empty_stream.bin": pieces(b"", 1)}))
+        assert run(contents(opened, "anna")) == {**bundle(), "empty.bin": b"", "empty_stream.bin": b""}
+
+    def test_many_files_survive(self, opened: BundleStore, run: Run) -> None:
+        """A bundle holds more than a hundred frames."""
+        files = {MANIFEST: b"{}"} | {f"frames/frame_{n:05}.png": b"%d" % n for n in range(130)}
+        run(opened.create("anna", files))
+        assert run(contents(opened, "anna")) == files
+
+    def test_large_files_stream_in_and_out(self, opened: BundleStore, run: Run) -> None:
+        """A content may come as a stream, in pieces of any size, and leaves in pieces of at most a few MiB."""
+        content = random.Random(1).randbytes(20 * MiB + 1)  # noqa: S311
+        run(opened.create("anna", {"big.mp4": pieces(content, 700_001), MANIFEST: pieces(b"{}", 1)}))
+
+        async def stream() -> list[bytes]:
+            async with opened.open("anna", "big.mp4") as reader:
+                assert reader.info.size == len(content)
+                return [piece async for piece in reader.chunks()]
+
+        got = run(stream())
+        assert max(map(len, got)) <= 8 * MiB
+        assert b"".join(got) == content
+        assert run(read(opened, "anna", "big.mp4")) == content
+        assert run(read(opened, "anna", MANIFEST)) == b"{}"
+
+    @pytest.mark.parametrize("size", [10, 5 * MiB])
+    def test_ranges_can_be_read(self, opened: BundleStore, run: Run, size: int) -> None:
+        """`chunks(start, stop)` yields that slice, and what lies beyond the end is empty."""
+        content = random.Random(2).randbytes(size)  # noqa: S311
+        run(opened.create("anna", {MANIFEST: b"{}", "clip.mp4": content}))
+
+        async def part(start: int, stop: int | None) -> bytes:
+            async with opened.open("anna", "clip.mp4") as reader:
+                return b"".join([piece async for piece in reader.chunks(start, stop)])
+
+        ends = (0, 1, 3, size // 2, size - 1, size, size + 9)
+        for start in ends:
+            for stop in (*(end for end in ends if end >= start), None):
+                assert run(part(start, stop)) == content[start:stop], (start, stop)
+
+    def test_what_was_created_is_durable(self, opened: BundleStore, run: Run) -> None:
+        """A store that is left and entered again has the same bundles."""
+        run(opened.create("anna", bundle()))
+        run(opened.create("ben", bundle()))
+        run(opened.delete("ben"))
+        run(opened.__aexit__(None, None, None))
+        run(opened.__aenter__())
+        assert run(ids(opened)) == ["anna"]
+        assert run(contents(opened, "anna")) == bundle()
+
+    # -- what isn't there, and what must not be
+
+    def test_unknown_avatars_and_files_are_not_found(self, opened: BundleStore, run: Run) -> None:
+        """NotFound, and no exception of the backend's own; a folder is not a file."""
+        run(assert_absent(opened, "nobody"))
+        with pytest.raises(NotFound):
+            run(opened.delete("nobody"))
+        run(opened.create("anna", bundle()))
+        for path in ("nothing.png", "frames", "frames/nothing.png", f"{MANIFEST}/x", "x" * 1024, "x/" * 500 + "x"):
+            with pytest.raises(NotFound):
+                run(read(opened, "anna", path))
+
+    @pytest.mark.parametrize("avatar_id", NOT_IDS)
+    def test_a_wrong_id_leads_nowhere(self, opened: BundleStore, run: Run, avatar_id: str) -> None:
+        """Whatever can't be an id is NotFound, never a way out of the store's root; creating it is a ValueError."""
+        run(opened.create("x", bundle()))
+        for attempt in (
+            infos(opened, avatar_id), read(opened, avatar_id, MANIFEST), read(opened, avatar_id, f"x/{MANIFEST}"),
+            opened.delete(avatar_id),
+        ):  # fmt: skip
+            with pytest.raises(NotFound):
+                run(attempt)
+        with pytest.raises(ValueError):  # noqa: PT011
+            run(opened.create(avatar_id, bundle()))
+        assert run(ids(opened)) == ["x"]
+        assert run(contents(opened, "x")) == bundle()
+
+    @pytest.mark.parametrize("path", NOT_PATHS)
+    def test_a_wrong_path_leads_nowhere(self, opened: BundleStore, run: Run, path: str) -> None:
+        """Whatever can't be a path inside a bundle is NotFound; creating it is a ValueError and leaves nothing."""
+        run(opened.create("other", bundle()))
+        with pytest.raises(NotFound):
+            run(read(opened, "other", path))
+        with pytest.raises(ValueError):  # noqa: PT011
+            run(opened.create("anna", {**bundle(), path: b"x"}))
+        assert run(ids(opened)) == ["other"]
+        assert run(contents(opened, "other")) == bundle()
+
+    def test_a_bundle_needs_a_manifest(self, opened: BundleStore, run: Run) -> None:
+        """Creating one without manifest.json is a ValueError and leaves nothing."""
+        files = bundle()
+        del files[MANIFEST]
+        with pytest.raises(ValueError):  # noqa: PT011
+            run(opened.create("anna", files))
+        run(assert_absent(opened, "anna"))
+        run(opened.create("anna", bundle()))
+
+    def test_neighbours_of_the_same_prefix_are_untouched(self, opened: BundleStore, run: Run) -> None:
+        """`anna` is not `anna-2`: neither its files nor its end are shared."""
+        for name in ("ann", "anna", "anna-2", "anna_", "annax"):
+            run(opened.create(name, {MANIFEST: b"{}", name: b""}))
+        assert set(run(infos(opened, "anna"))) == {MANIFEST, "anna"}
+        run(opened.delete("anna"))
+        assert run(ids(opened)) == ["ann", "anna-2", "anna_", "annax"]
+        for name in run(ids(opened)):
+            assert run(contents(opened, name)) == {MANIFEST: b"{}", name: b""}
+
+    def test_the_url_shows_no_secrets(self, opened: BundleStore) -> None:
+        """It goes to logs and /health: no password, no key."""
+        parts = urlsplit(opened.url)
+        assert parts.scheme
+        assert parts.password is None
+        for key in parse_qs(parts.query):
+            assert not any(word in key.lower() for word in ("secret", "password", "token", "access_key")), key
+
+    # -- whole or not at all
+
+    def test_creating_what_exists_changes_nothing(self, opened: BundleStore, run: Run) -> None:
+        """AlreadyExists, and the old bundle is as it was, without a file of the new one."""
+        run(opened.create("anna", bundle(seed=1)))
+        with pytest.raises(AlreadyExists):
+            run(opened.create("anna", {**bundle(seed=2), "extra.png": b"x"}))
+        assert run(contents(opened, "anna")) == bundle(seed=1)
+
+    def test_of_eight_creators_of_one_id_exactly_one_wins(self, opened: BundleStore, run: Run) -> None:
+        """The others get AlreadyExists, and every file is the winner's."""
+
+        async def race() -> list[BaseException | None]:
+            creators = (opened.create("anna", bundle(seed=seed)) for seed in range(8))
+            return await asyncio.gather(*creators, return_exceptions=True)
+
+        results = run(race())
+        assert results.count(None) == 1
+        assert sum(isinstance(result, AlreadyExists) for result in results) == 7, results
+        assert run(contents(opened, "anna")) == bundle(seed=results.index(None))
+        assert run(ids(opened)) == ["anna"]
+
+    def test_a_reader_never_sees_half_a_bundle(self, opened: BundleStore, run: Run) -> None:
+        """While a bundle is being written, its manifest first, nobody sees it; then everybody sees all of it."""
+
+        async def scenario() -> None:
+            halfway, go_on = asyncio.Event(), asyncio.Event()
+
+            async def slow() -> AsyncIterator[bytes]:
+                yield b"first"
+                halfway.set()
+                await go_on.wait()
+                yield b"second"
+
+            creating = asyncio.create_task(opened.create("anna", {**bundle(), "slow.bin": slow(), "last.bin": b"x"}))
+            await halfway.wait()
+            await assert_absent(opened, "anna")
+            go_on.set()
+            while not creating.done():
+                if "anna" in await ids(opened):
+                    assert len(await infos(opened, "anna")) == 6
+                await asyncio.sleep(0)
+            await creating
+            assert await contents(opened, "anna") == {**bundle(), "slow.bin": b"firstsecond", "last.bin": b"x"}
+
+        run(scenario())
+
+    def test_a_stream_that_fails_leaves_nothing(self, opened: BundleStore, run: Run) -> None:
+        """`create` raises the stream's own error, and the id is free."""
+
+        class Torn(Exception):
+            pass
+
+        async def torn() -> AsyncIterator[bytes]:
+            yield b"x" * 3 * MiB
+            raise Torn
+
+        with pytest.raises(Torn):
+            run(opened.create("anna", {**bundle(), "torn.mp4": torn()}))
+        run(assert_absent(opened, "anna"))
+        run(opened.create("anna", bundle()))
+        assert run(contents(opened, "anna")) == bundle()
+
+    def test_a_cancelled_create_leaves_nothing(self, opened: BundleStore, run: Run) -> None:
+        """A client went away: CancelledError comes through, nothing is visible, and the id is free."""
+
+        async def scenario() -> None:
+            halfway = asyncio.Event()
+
+            async def endless() -> AsyncIterator[bytes]:
+                yield b"x" * 3 * MiB
+                halfway.set()
+                await asyncio.Event().wait()
+
+            creating = asyncio.create_task(opened.create("anna", {**bundle(), "endless.mp4": endless()}))
+            await halfway.wait()
+            creating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creating
+            await assert_absent(opened, "anna")
+            await opened.create("anna", bundle())
+            assert await contents(opened, "anna") == bundle()
+
+        run(scenario())
+
+    # -- deleting
+
+    def test_what_is_deleted_is_gone(self, opened: BundleStore, run: Run) -> None:
+        """All of it, for good, and the id is free for another bundle."""
+        run(opened.create("anna", bundle(seed=1)))
+        run(opened.delete("anna"))
+        run(assert_absent(opened, "anna"))
+        with pytest.raises(NotFound):
+            run(read(opened, "anna", "frames/frame_00000.png"))
+        with pytest.raises(NotFound):
+            run(opened.delete("anna"))
+        files = {MANIFEST: b"{}", "other.png": b"x"}
+        run(opened.create("anna", files))
+        assert run(contents(opened, "anna")) == files
+
+    def test_two_deleters_do_no_harm(self, opened: BundleStore, run: Run) -> None:
+        """One succeeds at least, another may get NotFound; no other error, and the bundle is gone."""
+
+        async def race() -> list[BaseException | None]:
+            return await asyncio.gather(*(opened.delete("anna") for _ in range(4)), return_exceptions=True)
+
+        run(opened.create("anna", bundle()))
+        results = run(race())
+        assert None in results
+        assert all(result is None or isinstance(result, NotFound) for result in results), results
+        run(assert_absent(opened, "anna"))
+
+    @pytest.mark.parametrize("size", [1000, 20 * MiB])
+    def test_a_reader_outlives_its_bundle(self, opened: BundleStore, run: Run, size: int) -> None:
+        """Who has opened a file that is deleted meanwhile gets the whole content or NotFound, never a part."""
+        content = random.Random(3).randbytes(size)  # noqa: S311
+        run(opened.create("anna", {MANIFEST: b"{}", "clip.mp4": content}))
+
+        async def scenario() -> None:
+            async with opened.open("anna", "clip.mp4") as reader:
+                got = b""
+                try:
+                    async for piece in reader.chunks():
+                        if not got:
+                            await opened.delete("anna")
+                            await opened.create("anna", {MANIFEST: b"{}", "clip.mp4": bytes(size)})
+                        got += piece
+                except NotFound:
+                    return
+                assert got == content
+
+        run(scenario())
+
+    # -- telling versions apart
+
+    def test_another_manifest_is_another_version(self, opened: BundleStore, run: Run) -> None:
+        """However fast one follows the other, and though their lengths are equal."""
+
+        async def versions() -> list[str]:
+            return [found.version async for found in opened.scan()]
+
+        seen = []
+        for seed in range(6):
+            run(opened.create("anna", bundle(seed=seed)))
+            seen += run(versions())
+            run(opened.delete("anna"))
+        assert len(set(seen)) == 6
+
+    def test_the_same_manifest_is_the_same_version(self, opened: BundleStore, run: Run) -> None:
+        """A moment after the last change, scans agree: else every scan would mean reading every manifest."""
+
+        async def scenario() -> None:
+            await opened.create("anna", bundle())
+            await opened.create("ben", bundle())
+            await settle()
+            first = {found.avatar_id: found.version async for found in opened.scan()}
+            assert first == {found.avatar_id: found.version async for found in opened.scan()}
+            await opened.delete("ben")
+            await settle()
+            assert [found.version async for found in opened.scan()] == [first["anna"]]
+
+        run(scenario())
+
+    def test_another_content_is_another_etag(self, opened: BundleStore, run: Run) -> None:
+        """However fast one follows the other, and though their lengths are equal."""
+        seen = []
+        for seed in range(6):
+            run(opened.create("anna", bundle(seed=seed)))
+            seen.append(run(infos(opened, "anna"))["preview.png"].etag)
+            run(opened.delete("anna"))
+        assert len(set(seen)) == 6
+
+    def test_the_change_stamp_tells_of_changes(self, opened: BundleStore, run: Run) -> None:
+        """It differs after each bundle that was added or removed, however fast, and later stays as it is."""
+        if not isinstance(opened, ChangeStamp):
+            pytest.skip("an optional ability that this store doesn't have")
+        stamps = [opened.change_stamp()]
+        for n in range(5):
+            run(opened.create(f"anna-{n}", bundle()))
+            stamps.append(opened.change_stamp())
+            run(opened.delete(f"anna-{n}"))
+            stamps.append(opened.change_stamp())
+        assert all(earlier != later for earlier, later in pairwise(stamps))
+        run(settle())
+        assert hash(opened.change_stamp()) == hash(opened.change_stamp())
+        assert opened.change_stamp() == opened.change_stamp()
+
+    # -- many at once, and trouble
+
+    def test_many_things_at_once(self, opened: BundleStore, run: Run) -> None:
+        """Creating, reading, scanning and deleting don't disturb each other."""
+
+        async def life(n: int) -> None:
+            name = f"avatar-{n}"
+            await opened.create(name, bundle(seed=n))
+            assert name in await ids(opened)
+            assert await contents(opened, name) == bundle(seed=n)
+            if n % 2:
+                await opened.delete(name)
+                await assert_absent(opened, name)
+
+        async def scenario() -> None:
+            await asyncio.gather(*(life(n) for n in range(24)))
+
+        run(scenario())
+        assert run(ids(opened)) == sorted(f"avatar-{n}" for n in range(0, 24, 2))
+
+    def test_the_event_loop_never_waits(self, opened: BundleStore, run: Run) -> None:
+        """While a large bundle is written and read, other coroutines go on."""
+
+        async def scenario() -> None:
+            ticks = 0
+
+            async def heart() -> None:
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0.005)
+                    ticks += 1
+
+            beating = asyncio.create_task(heart())
+            content = bytes(4 * MiB)
+            files = {MANIFEST: b"{}"} | {f"frames/{n}.bin": content for n in range(12)}
+            for work in (opened.create("anna", files), contents(opened, "anna")):
+                ticks, began = 0, time.monotonic()
+                await work
+                assert ticks >= 3 or time.monotonic() - began < 0.1
+            beating.cancel()
+
+        run(scenario())
+
+    def test_a_backend_that_is_down_is_store_unavailable(self, broken_store: BundleStore, run: Run) -> None:
+        """Entering raises StoreUnavailable, or else every method does; never an exception of the backend's own."""
+
+        async def attempt(work: str) -> None:
+            async with broken_store as store:
+                match work:
+                    case "scan":
+                        await ids(store)
+                    case "files":
+                        await infos(store, "anna")
+                    case "open":
+                        await read(store, "anna", MANIFEST)
+                    case "create":
+                        await store.create("anna", bundle())
+                    case "delete":
+                        await store.delete("anna")
+
+        for work in ("scan", "files", "open", "create", "delete"):
+            with pytest.raises(StoreUnavailable) as caught:
+                run(attempt(work))
+            assert str(caught.value), "say what is wrong"
