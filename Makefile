@@ -1,0 +1,39 @@
+# Every target works from a bare clone with Python 3.11 or later; nothing else has to be installed.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+PLUGINS := local_storage mediapipe_mouth
+EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint bench
+
+help:  ## what you can make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(VENV)/.installed  ## install the host and the default plugins into .venv
+
+$(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(EDITABLE)
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  hypothesis import-linter mypy ruff
+	touch $@
+
+serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
+	-$(RUN)/opentalking-core models fetch
+	$(RUN)/opentalking-core demo --if-empty "$${OPENTALKING_AVATARS_DIR:-avatars}"
+	$(RUN)/opentalking-core serve
+
+test: $(VENV)/.installed-dev  ## run all tests, the plugins' too
+	-$(RUN)/opentalking-core models fetch
+	$(RUN)/python -m pytest
+
+lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy opentalking_core $(foreach p,$(PLUGINS),plugins/$(p)/opentalking_$(p))
+	$(RUN)/lint-imports
