@@ -145,7 +145,10 @@ class AvatarService:
         manifest = custom_manifest(base_avatar_id, base, recipe, name, picture, (width, height), mouth)
         for avatar_id in candidate_ids(name, datetime.now(UTC)):
             manifest = manifest.model_copy(update={"id": avatar_id})
-            files = dict.fromkeys(recipe.picture_paths, picture) | {MANIFEST: manifest.to_json()}
+            try:
+                files = dict.fromkeys(recipe.picture_paths, picture) | {MANIFEST: manifest.to_json()}
+            except InvalidManifest as error:  # the base holds a number like 1e400, which reads as infinity
+                raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
             try:
                 await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
