@@ -3,6 +3,7 @@
 fake_mouth      a mouth detector plugin that finds the same mouth in every picture, and counts its calls
 store_url       an empty bundle store of its own for each test; `pytest --store-url URL` says where
 put_bundle      put_bundle("id", {...}): puts a bundle into that store without going through the service
+stored_files    stored_files("id"): the files of a bundle in that store, by path, likewise
 service         an httpx.Client of a service running over store_url, with fake_mouth as its only detector
 """
 
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from ..host import PluginHost
 from ..hookspecs import hookimpl
+from ..host import PluginHost
 from ..mouth import MouthLandmarks
 from .running import running_service
 
@@ -61,9 +62,16 @@ class PutBundle(Protocol):
     """Puts a bundle into the test's store."""
 
     def __call__(
-        self, avatar_id: str, manifest: Mapping[str, Any] | bytes = ..., files: Mapping[str, bytes] = ...
+        self, avatar_id: str, manifest: Mapping[str, Any] | bytes | None = ..., files: Mapping[str, bytes] | None = ...
     ) -> None:
         """Create it; `manifest` adds to a valid one of type mock (bytes: the file as it is), `files` join it."""
+
+
+class StoredFiles(Protocol):
+    """Reads a bundle of the test's store."""
+
+    def __call__(self, avatar_id: str) -> dict[str, bytes]:
+        """Its files, path -> content. Raises NotFound."""
 
 
 @pytest.fixture
@@ -84,13 +92,19 @@ def put_bundle(store_url: str) -> PutBundle:
     """Puts bundles into the store without going through the service."""
 
     def put(
-        avatar_id: str, manifest: Mapping[str, Any] | bytes = b"", files: Mapping[str, bytes] | None = None
+        avatar_id: str, manifest: Mapping[str, Any] | bytes | None = None, files: Mapping[str, bytes] | None = None
     ) -> None:
-        if not isinstance(manifest, bytes) or not manifest:
+        if not isinstance(manifest, bytes):
             manifest = json.dumps(example_manifest(avatar_id, **dict(manifest or {}))).encode()
         asyncio.run(_create(store_url, avatar_id, {"manifest.json": manifest, **(files or {})}))
 
     return put
+
+
+@pytest.fixture
+def stored_files(store_url: str) -> StoredFiles:
+    """Reads bundles of the store without going through the service."""
+    return lambda avatar_id: asyncio.run(_read(store_url, avatar_id))
 
 
 @pytest.fixture
@@ -110,3 +124,13 @@ async def _create(url: str, avatar_id: str, files: Mapping[str, bytes]) -> None:
     opened, _ = PluginHost().load().open_bundle_store(url)
     async with opened as store:
         await store.create(avatar_id, files)
+
+
+async def _read(url: str, avatar_id: str) -> dict[str, bytes]:
+    opened, _ = PluginHost().load().open_bundle_store(url)
+    contents = {}
+    async with opened as store:
+        async for info in store.files(avatar_id):
+            async with store.open(avatar_id, info.path) as file:
+                contents[info.path] = await file.read()
+    return contents

@@ -38,7 +38,7 @@ def running_service(
     for name, plugin in (plugins or {}).items():
         host.register(plugin, name)
     app = create_app(chosen, host.load())
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
     thread = threading.Thread(target=asyncio.run, args=[server.serve()], name="opentalking-test-server")
     thread.start()
     try:
@@ -52,6 +52,16 @@ def running_service(
     finally:
         server.should_exit = True
         thread.join()
+
+
+class _Server(uvicorn.Server):
+    """Ends as soon as it is told to; uvicorn itself looks ten times a second, and hundreds of tests would wait."""
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            await asyncio.sleep(0.005)
+            counter = (counter + 1) % 100
 
 
 def installed_detectors() -> tuple[str, ...]:

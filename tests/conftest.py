@@ -1,0 +1,82 @@
+"""What the host's tests share. `pytest tests --store-url URL` runs them over any bundle store."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    import httpx
+
+    from opentalking_core.testing.fixtures import PutBundle
+
+pytest_plugins = ["opentalking_core.testing.fixtures"]
+
+
+class PostPortrait(Protocol):
+    """Sends the form of POST /avatars/custom; a field that is None is left out."""
+
+    def __call__(
+        self,
+        image: bytes | None = ...,
+        *,
+        name: str | None = ...,
+        base: str | None = ...,
+        filename: str | None = ...,
+        **other: str,
+    ) -> httpx.Response: ...
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody's shell sets for their own service must not change what the tests see."""
+    for name in os.environ:
+        if name.startswith("OPENTALKING_") and name != "OPENTALKING_FACE_LANDMARKER_MODEL":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def folder_store(request: pytest.FixtureRequest) -> None:
+    """For tests of what only a folder can be: odd files that people drop into it."""
+    if request.config.getoption("--store-url"):
+        pytest.skip("is about a local folder, and --store-url names another store")
+
+
+@pytest.fixture(scope="session")
+def portrait() -> bytes:
+    """A small JPEG."""
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((48, 64)).convert("RGB").save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def base(put_bundle: PutBundle) -> str:
+    """The id of a wav2lip avatar to make others from."""
+    put_bundle("demo-wav2lip", {"model_type": "wav2lip", "fps": 30, "metadata": {"wav2lip_postprocess": "easy"}})
+    return "demo-wav2lip"
+
+
+@pytest.fixture
+def post_portrait(service: httpx.Client, base: str, portrait: bytes) -> PostPortrait:
+    """Posts portraits on `base`."""
+
+    def post(
+        image: bytes | None = portrait,
+        *,
+        name: str | None = "Alice",
+        base: str | None = base,
+        filename: str | None = "portrait.jpg",
+        **other: str,
+    ) -> httpx.Response:
+        fields: dict[str, Any] = {"name": name, "base_avatar_id": base, **other}
+        parts: list[tuple[str, Any]] = [(key, (None, value)) for key, value in fields.items() if value is not None]
+        if image is not None:
+            parts.append(("image", (filename, image)))
+        return service.post("/avatars/custom", files=parts)
+
+    return post
