@@ -1,16 +1,24 @@
-"""The in-process index of avatar summaries over one bundle store."""
+"""The in-process index of avatar summaries over one bundle store, and the encoded list that GET /avatars answers."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
+import json
 import logging
+import time
+from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import InvalidManifest, NotFound, StoreUnavailable
 from .manifest import MAX_MANIFEST_BYTES, AvatarManifest
-from .store import MANIFEST
+from .store import MANIFEST, ChangeStamp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
     from .manifest import AvatarSummary
     from .store import BundleStore
 
@@ -19,71 +27,302 @@ log = logging.getLogger(__name__)
 #: Manifests read at the same time.
 _READS = 32
 
+#: Seconds that a request waits for the store; then it gets what is known, for a large folder takes longer to read.
+_PATIENCE = 2.0
 
-async def read_manifest(store: BundleStore, avatar_id: str) -> tuple[AvatarManifest, bytes]:
-    """A bundle's manifest, parsed and as it is stored. Raises NotFound, InvalidManifest, StoreUnavailable."""
+#: Scans may take this part of the time: of 100,000 bundles in a folder they are seconds apart.
+_SCAN_SHARE = 0.2
+
+#: From so many changes on, sorting all ids is cheaper than putting each in its place.
+_FEW = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The encoded list of avatars.
+
+    Args:
+        body: JSON, UTF-8.
+        etag: differs whenever the body does, and is the same in every process; ASCII without quotes.
+        modified: seconds since the epoch when this process saw the last change.
+    """
+
+    body: bytes
+    etag: str
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListingQuery:
+    """Which part of the list.
+
+    Args:
+        limit: at most so many avatars, if given.
+        cursor: only those whose id sorts after it.
+        model_type: only those of this type, if given.
+        is_custom: only custom (or only built-in) ones, if given.
+        search: only those whose name or id contains it, in any case.
+    """
+
+    limit: int | None = None
+    cursor: str = ""
+    model_type: str | None = None
+    is_custom: bool | None = None
+    search: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListingPage:
+    """A part of the list.
+
+    Args:
+        summaries: the avatars of this page, by id.
+        total: how many there are on all pages.
+        next_cursor: what the next page's query says as `cursor`; None on the last page.
+    """
+
+    summaries: list[AvatarSummary]
+    total: int
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    version: str | None  # None: this process wrote it and has not seen it in a scan yet
+    summary: AvatarSummary | None  # None: hidden, or its manifest can't be read
+    encoded: bytes = b""
+    problem: str = ""  # why its manifest can't be read
+
+
+async def read_manifest(store: BundleStore, avatar_id: str) -> AvatarManifest:
+    """A bundle's manifest. Raises NotFound, InvalidManifest, StoreUnavailable."""
     async with store.open(avatar_id, MANIFEST) as file:
         if file.info.size > MAX_MANIFEST_BYTES:
             raise InvalidManifest(f"{MANIFEST} has {file.info.size} bytes; at most {MAX_MANIFEST_BYTES} are read")
-        data = await file.read()
-    return AvatarManifest.parse(data), data
+        return AvatarManifest.parse(await file.read())
 
 
 class AvatarCatalog:
-    """What GET /avatars lists: the summaries of all bundles that can be read and are not hidden.
+    """Keeps the summaries of all bundles that can be read and are not hidden, and the list of them encoded.
+
+    A store that has a `change_stamp` is asked for it by each request, so that added and removed bundles are seen at
+    once; all else (edited manifests, other stores) shows after the next periodic scan. A scan reads only manifests
+    whose version has changed. While the store can't be reached, the last known list is served.
 
     Args:
-        store: where the bundles are; entered by the caller.
+        store: where the bundles are; entered before `start`.
+        refresh_seconds: from one periodic scan to the next, or longer where scans take long.
     """
 
-    def __init__(self, store: BundleStore) -> None:
+    def __init__(self, store: BundleStore, refresh_seconds: float) -> None:
         self._store = store
-        self._versions: dict[str, str] = {}
-        self._summaries: dict[str, AvatarSummary] = {}
+        self._refresh_seconds = refresh_seconds
+        self._change_stamp: Callable[[], Hashable] = (
+            store.change_stamp if isinstance(store, ChangeStamp) else lambda: None
+        )
+        self._entries: dict[str, _Entry] = {}
+        self._order: list[str] | None = []  # the listed ids, sorted; None: to be sorted
+        self._listing: Listing | None = None  # None: to be built
+        self._edits = 0
+        self._building = asyncio.Lock()
+        self._modified = time.time()
         self._refused: dict[str, str] = {}  # what was logged of manifests that can't be used
         self._refreshing = asyncio.Lock()
+        self._refresh_started = 0.0  # monotonic, as all times but `_modified`
+        self._refresh_took = 0.0
+        self._seen: Hashable = object()  # the store's stamp when the last refresh started
+        self._own_changes: dict[str, float] = {}  # when this process created or deleted what a scan may not know yet
+        self._periodic: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        #: every bundle has been read once
+        self.is_complete = False
+        #: why the last scan failed; None if it didn't
+        self.problem: str | None = None
 
-    async def summaries(self) -> list[AvatarSummary]:
-        """The listed avatars, by id. Raises StoreUnavailable."""
+    def start(self) -> None:
+        """Begin the periodic scans."""
+        self._periodic = asyncio.create_task(self._scan_periodically())
+
+    async def stop(self) -> None:
+        """End them."""
+        tasks = [*self._background, *([self._periodic] if self._periodic else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        """How many avatars are listed."""
+        return sum(entry.summary is not None for entry in self._entries.values())
+
+    async def listing(self) -> Listing:
+        """The whole list. Raises StoreUnavailable if the store could never be read."""
+        if self.stamp() != self._seen:
+            await self._freshen()
+        return self._listing or await self._build()
+
+    async def page(self, query: ListingQuery) -> ListingPage:
+        """A part of the list. Raises StoreUnavailable if the store could never be read."""
+        if self.stamp() != self._seen:
+            await self._freshen()
+        summaries = [entry.summary for entry in map(self._entries.__getitem__, self._sorted()) if entry.summary]
+        # In a thread, because looking through 100,000 names takes tens of milliseconds.
+        return await asyncio.to_thread(_page, summaries, query)
+
+    def stamp(self) -> Hashable:
+        """Differs after bundles were added or removed, if the store can tell in microseconds; else always None."""
+        return self._change_stamp()
+
+    def note_created(self, avatar_id: str, manifest: AvatarManifest) -> None:
+        """This process has created a bundle: the next request lists it."""
+        self._own_changes[avatar_id] = time.monotonic()
+        self._set(avatar_id, _entry(None, manifest, avatar_id))
+
+    def note_deleted(self, avatar_id: str) -> None:
+        """This process has deleted a bundle: the next request doesn't list it."""
+        self._own_changes[avatar_id] = time.monotonic()
+        self._set(avatar_id, None)
+
+    async def _scan_periodically(self) -> None:
+        while True:
+            try:
+                await self._refresh_after(time.monotonic())
+            except Exception:  # a store's bug must not end the scans for good
+                log.exception("scanning %s failed", self._store.url)
+            await asyncio.sleep(max(self._refresh_seconds, self._refresh_took / _SCAN_SHARE))
+
+    async def _freshen(self) -> None:
+        """Have the list fresh, or as fresh as can be had without much waiting."""
+        task = asyncio.create_task(self._refresh_after(time.monotonic()))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        await asyncio.wait([task], timeout=_PATIENCE)
+        if task.done():
+            task.result()
+        if self.problem and not self.is_complete:
+            raise StoreUnavailable(self.problem)
+        if not (self.is_complete or self._entries):
+            raise StoreUnavailable("the avatars are being read for the first time; try again", retry_after=1)
+
+    async def _refresh_after(self, asked: float) -> None:
+        """Scan, unless a scan that began after `asked` has been finished by another task."""
         async with self._refreshing:
-            await self._refresh()
-        return [self._summaries[avatar_id] for avatar_id in sorted(self._summaries)]
+            if self._refresh_started > asked:
+                return
+            self._refresh_started = time.monotonic()
+            try:
+                await self._refresh()
+            except StoreUnavailable as error:
+                if self.problem is None:
+                    log.warning("%s can't be scanned; the last known list is served: %s", self._store.url, error)
+                self.problem = str(error)
+            else:
+                if self.problem is not None:
+                    log.warning("%s can be scanned again", self._store.url)
+                self.problem = None
+                self.is_complete = True
+            self._refresh_took = time.monotonic() - self._refresh_started
 
     async def _refresh(self) -> None:
-        found = {bundle.avatar_id: bundle.version async for bundle in self._store.scan()}
-        for avatar_id in self._versions.keys() - found.keys():
-            self._forget(avatar_id)
-        changed = iter([bundle for bundle in found.items() if self._versions.get(bundle[0]) != bundle[1]])
+        started, stamp = self._refresh_started, self.stamp()
+        found = set()
+        changed = []
+        async for bundle in self._store.scan():
+            found.add(bundle.avatar_id)
+            entry = self._entries.get(bundle.avatar_id)
+            if entry is None or entry.version != bundle.version:
+                changed.append((bundle.avatar_id, bundle.version))
+        gone = self._entries.keys() - found
+        if len(changed) + len(gone) > _FEW:
+            self._order = None
+        for avatar_id in gone:
+            if self._own_changes.get(avatar_id, 0.0) < started:
+                self._set(avatar_id, None)
+        todo = iter(changed)
 
         async def read_changed() -> None:
-            for avatar_id, version in changed:
-                await self._read(avatar_id, version)
+            for avatar_id, version in todo:
+                entry = await self._read(avatar_id, version)
+                deleted_here = self._own_changes.get(avatar_id, 0.0) >= started and avatar_id not in self._entries
+                if not deleted_here:
+                    self._set(avatar_id, entry)
 
         await asyncio.gather(*(read_changed() for _ in range(_READS)))
+        self._own_changes = {avatar_id: when for avatar_id, when in self._own_changes.items() if when >= started}
+        self._seen = stamp
 
-    async def _read(self, avatar_id: str, version: str) -> None:
+    async def _read(self, avatar_id: str, version: str) -> _Entry | None:
         try:
-            manifest, _ = await read_manifest(self._store, avatar_id)
+            return _entry(version, await read_manifest(self._store, avatar_id), avatar_id)
         except NotFound:  # deleted since the scan
-            self._forget(avatar_id)
-            return
-        except StoreUnavailable as error:  # what is known of it stays; the next refresh tries again
-            log.warning("the manifest of avatar %r can't be read now: %s", avatar_id, error)
-            return
+            return None
         except InvalidManifest as error:
-            self._summaries.pop(avatar_id, None)
-            if self._refused.get(avatar_id) != str(error):  # once: a store may report a fresh manifest as new again
-                self._refused[avatar_id] = str(error)
+            before = self._entries.get(avatar_id)
+            if before is None or before.problem != str(error):  # a store may give it a new version at each scan
                 log.warning("avatar %r is left out of the list: %s", avatar_id, error)
-        else:
-            self._refused.pop(avatar_id, None)
-            if manifest.is_hidden:
-                self._summaries.pop(avatar_id, None)
-            else:
-                self._summaries[avatar_id] = manifest.summary(avatar_id)
-        self._versions[avatar_id] = version
+            return _Entry(version, None, problem=str(error))
+        except StoreUnavailable as error:  # what is known of it stays; the next scan tries again
+            log.warning("the manifest of avatar %r can't be read now: %s", avatar_id, error)
+            return self._entries.get(avatar_id)
 
-    def _forget(self, avatar_id: str) -> None:
-        self._refused.pop(avatar_id, None)
-        self._versions.pop(avatar_id, None)
-        self._summaries.pop(avatar_id, None)
+    def _set(self, avatar_id: str, entry: _Entry | None) -> None:
+        """Replace what is known of an avatar; None: it is gone."""
+        before = self._entries.get(avatar_id)
+        was_listed = before is not None and before.summary is not None
+        is_listed = entry is not None and entry.summary is not None
+        if entry is None:
+            self._entries.pop(avatar_id, None)
+        else:
+            self._entries[avatar_id] = entry
+        if self._order is not None and is_listed != was_listed:
+            if is_listed:
+                insort(self._order, avatar_id)
+            else:
+                del self._order[bisect_left(self._order, avatar_id)]
+        if (before.encoded if before else b"") != (entry.encoded if entry else b""):
+            self._listing = None
+            self._edits += 1
+            self._modified = time.time()
+
+    def _sorted(self) -> list[str]:
+        if self._order is None:
+            self._order = sorted(avatar_id for avatar_id, entry in self._entries.items() if entry.summary)
+        return self._order
+
+    async def _build(self) -> Listing:
+        async with self._building:
+            if self._listing is not None:  # another request has built it meanwhile
+                return self._listing
+            parts = [self._entries[avatar_id].encoded for avatar_id in self._sorted()]
+            edits, modified = self._edits, self._modified
+            body, etag = await asyncio.to_thread(_encode_list, parts)
+            listing = Listing(body, etag, modified)
+            if self._edits == edits:
+                self._listing = listing
+            return listing
+
+
+def _entry(version: str | None, manifest: AvatarManifest, avatar_id: str) -> _Entry:
+    if manifest.is_hidden:
+        return _Entry(version, None)
+    summary = manifest.summary(avatar_id)
+    text = json.dumps(dataclasses.asdict(summary), ensure_ascii=False, separators=(",", ":"))
+    return _Entry(version, summary, text.encode())
+
+
+def _encode_list(parts: Iterable[bytes]) -> tuple[bytes, str]:
+    body = b"[" + b",".join(parts) + b"]"
+    return body, hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def _page(summaries: list[AvatarSummary], query: ListingQuery) -> ListingPage:
+    search = query.search.casefold()
+    matching = [
+        summary
+        for summary in summaries
+        if (query.model_type is None or summary.model_type == query.model_type)
+        and (query.is_custom is None or summary.is_custom == query.is_custom)
+        and (not search or search in summary.name.casefold() or search in summary.id.casefold())
+    ]
+    start = bisect_right(matching, query.cursor, key=lambda summary: summary.id)
+    stop = len(matching) if query.limit is None else start + query.limit
+    return ListingPage(matching[start:stop], len(matching), matching[stop - 1].id if stop < len(matching) else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import unicodedata
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from .detection import DetectedMouth
     from .model_types import PortraitRecipe
+    from .portrait import EncodedPicture
 
 #: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).
 #: model_crop, not in the spec's list, is a box in the base's own picture, as in the real bundle office-woman.
@@ -60,7 +60,7 @@ def custom_manifest(
     base: AvatarManifest,
     recipe: PortraitRecipe,
     name: str,
-    picture: bytes,
+    picture: EncodedPicture,
     size: tuple[int, int],
     mouth: DetectedMouth | None,
 ) -> AvatarManifest:
@@ -71,7 +71,7 @@ def custom_manifest(
         base: whose fps, sample_rate, model_type, free-form keys and metadata are inherited, STALE_METADATA excepted.
         recipe: of the base's model type.
         name: the display name.
-        picture: the PNG that the bundle will hold.
+        picture: what the bundle will hold.
         size: its (width, height) in pixels.
         mouth: where the mouth is, if it was found.
     """
@@ -80,7 +80,7 @@ def custom_manifest(
     metadata |= {
         "custom_avatar": True,
         "base_avatar_id": base_id,
-        "source_image_hash": hashlib.sha256(picture).hexdigest(),
+        "source_image_hash": picture.sha256,
         "source_image_path": recipe.picture_paths[0],
         "mouth_polygon_source": "unavailable",
     }

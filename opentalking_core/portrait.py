@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -78,11 +79,36 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return opaque
 
 
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+class EncodedPicture(NamedTuple):
+    """A picture's PNG and the SHA-256 of it, in hex."""
+
+    png: bytes
+    sha256: str
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> EncodedPicture:
     """The PNG of `pixels` (RGB, uint8, (height, width, 3)), without any metadata.
 
     Level 1 with run-length matching takes a quarter of the time of Pillow's defaults, at the same size for photos.
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1, compress_type=3)  # 3: zlib's Z_RLE
+    return EncodedPicture(file.getvalue(), hashlib.sha256(file.getbuffer()).hexdigest())
+
+
+def make_thumbnail(data: bytes, width: int, image_format: Literal["PNG", "WEBP"]) -> bytes | None:
+    """A smaller copy of a stored preview, `width` pixels wide, in its proportions; None if it isn't wider than that.
+
+    Raises:
+        InvalidRequest: it can't be decoded.
+    """
+    original = decode_portrait(data, MAX_PIXELS, MAX_PIXELS)
+    if original.shape[1] <= width:
+        return None
+    height = max(1, round(original.shape[0] * width / original.shape[1]))
+    thumbnail = Image.fromarray(original).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    file = io.BytesIO()
+    # Method 2 of 6 encodes a thumbnail in a few milliseconds, within a few percent of the default's size.
+    options = {"quality": 80, "method": 2} if image_format == "WEBP" else {}
+    thumbnail.save(file, image_format, **options)
     return file.getvalue()

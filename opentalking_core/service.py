@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import unicodedata
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
+
+from cachetools import LRUCache
 
 from .catalog import AvatarCatalog, read_manifest
 from .custom_avatar import candidate_ids, custom_manifest
@@ -18,21 +21,30 @@ from .errors import (
     InvalidRequest,
     NotDeletable,
     NotFound,
-    OpenTalkingError,
+    Overloaded,
     StoreUnavailable,
 )
-from .manifest import is_avatar_id
-from .portrait import decode_portrait, encode_png
+from .file_cache import CachedFile, FileCache
+from .manifest import AvatarManifest, is_avatar_id
+from .portrait import decode_portrait, encode_png, make_thumbnail
 from .store import MANIFEST
 from .workers import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    from .catalog import Listing, ListingPage, ListingQuery
+    from .detection import DetectedMouth
     from .host import PluginHost
-    from .manifest import AvatarManifest, AvatarSummary
+    from .manifest import AvatarSummary
+    from .portrait import EncodedPicture
     from .settings import Settings
     from .store import FileReader
+
+    StoredFile = CachedFile | FileReader
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +52,9 @@ log = logging.getLogger(__name__)
 MAX_NAME = 200
 
 _PREVIEW = "preview.png"
+
+#: Larger previews get no thumbnail: they would be read into memory whole.
+_LARGEST_THUMBNAILED = 64 * 1024 * 1024
 
 
 class AvatarService:
@@ -61,9 +76,17 @@ class AvatarService:
         self._model_types = host.model_types()
         self._workers = WorkerPool(settings.portrait_workers, settings.portrait_time_limit)
         self._detectors = DetectorChain(host, self._workers)
-        self._catalog = AvatarCatalog(self._store)
+        self._catalog = AvatarCatalog(self._store, settings.refresh_seconds)
+        cache_bytes = settings.cache_mb * 1024 * 1024
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp)
+        self._thumbnails: LRUCache[tuple[str, str, int, str], bytes | None] = LRUCache(
+            cache_bytes // 4, getsizeof=lambda data: len(data or b"") + 1024
+        )
         self._connecting = asyncio.Lock()
         self._connected = False
+        self._uploads = 0
+        # Twice as many as there are workers: while one picture is encoded, the next is on its way to the worker.
+        self._portraits = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))
 
     async def __aenter__(self) -> Self:
         try:
@@ -73,6 +96,7 @@ class AvatarService:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await self._catalog.stop()
         await self._workers.close()
         if self._connected:
             await self._store.__aexit__(None, None, None)
@@ -84,31 +108,60 @@ class AvatarService:
                 if not self._connected:
                     await self._store.__aenter__()
                     self._connected = True
+                    self._catalog.start()
 
-    async def list(self) -> list[AvatarSummary]:
-        """The avatars that are not hidden and whose manifest can be read, by id. Raises StoreUnavailable."""
+    async def listing(self) -> Listing:
+        """The avatars that are not hidden and whose manifest can be read, by id, encoded. Raises StoreUnavailable."""
+        if not self._connected:
+            await self._connect()
+        return await self._catalog.listing()
+
+    async def page(self, query: ListingQuery) -> ListingPage:
+        """A part of the list. Raises StoreUnavailable."""
         await self._connect()
-        return await self._catalog.summaries()
-
-    async def manifest(self, avatar_id: str) -> tuple[AvatarManifest, bytes]:
-        """An avatar's manifest, parsed and as it is stored. Raises NotFound, StoreUnavailable."""
-        await self._check(avatar_id)
-        try:
-            return await read_manifest(self._store, avatar_id)
-        except NotFound:
-            raise _no_avatar(avatar_id) from None
-        except InvalidManifest as error:
-            raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+        return await self._catalog.page(query)
 
     @contextlib.asynccontextmanager
-    async def preview(self, avatar_id: str) -> AsyncIterator[FileReader]:
-        """An avatar's preview.png, opened. Raises NotFound, StoreUnavailable."""
-        await self._check(avatar_id)
-        try:
-            async with self._store.open(avatar_id, _PREVIEW) as file:
-                yield file
-        except NotFound:
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
+    async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
+        """An avatar's manifest.json as it is stored, opened. Raises NotFound, StoreUnavailable."""
+        async with self._file(avatar_id, MANIFEST) as file:
+            yield file
+
+    @contextlib.asynccontextmanager
+    async def preview(self, avatar_id: str) -> AsyncIterator[StoredFile]:
+        """An avatar's preview.png as it is stored, opened. Raises NotFound, StoreUnavailable."""
+        async with self._file(avatar_id, _PREVIEW) as file:
+            yield file
+
+    async def thumbnail(self, avatar_id: str, width: int, image_format: Literal["PNG", "WEBP"]) -> CachedFile | None:
+        """A smaller copy of an avatar's preview; None if the preview isn't wider than that.
+
+        Args:
+            avatar_id: the avatar.
+            width: in pixels.
+            image_format: to encode it in.
+
+        Raises:
+            NotFound: no such avatar, or its preview is missing or no picture.
+            StoreUnavailable: try again.
+        """
+        async with self.preview(avatar_id) as preview:
+            info = preview.info
+            key = (avatar_id, info.etag, width, image_format)
+            if key not in self._thumbnails:
+                if info.size > _LARGEST_THUMBNAILED:
+                    raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of")
+                data = preview.data if isinstance(preview, CachedFile) else await preview.read()
+                async with self._portraits:
+                    try:
+                        self._thumbnails[key] = await self._work(make_thumbnail, data, width, image_format)
+                    except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
+                        raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
+        thumbnail = self._thumbnails.get(key)
+        if thumbnail is None:
+            return None
+        info = dataclasses.replace(info, size=len(thumbnail), etag=f"{info.etag}-{width}{image_format.lower()}")
+        return CachedFile(info, thumbnail, 0.0, None)
 
     async def create(self, name: str, base_avatar_id: str, image: bytes) -> AvatarSummary:
         """Make a new avatar from a portrait: driven like the base, with its mouth located.
@@ -124,7 +177,7 @@ class AvatarService:
             StoreFull, StoreUnavailable: nothing was written.
         """
         name = _checked_name(name)
-        base, _ = await self._base_manifest(base_avatar_id)
+        base = await self._base_manifest(base_avatar_id)
         model_type = self._model_types.get(base.model_type)
         recipe = model_type.portrait_recipe if model_type else None
         if recipe is None:
@@ -132,30 +185,55 @@ class AvatarService:
             raise InvalidRequest(
                 f"the base avatar {base_avatar_id!r} is of model type {base.model_type!r}; a portrait needs {usable}"
             )
-        settings = self._settings
-        try:
-            pixels = await self._workers.run(
-                decode_portrait, image, settings.custom_avatar_max_width, settings.custom_avatar_max_height
-            )
-        except (WorkerCrashed, TimeoutError) as error:
-            log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
-            raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
-        picture, mouth = await asyncio.gather(self._workers.run(encode_png, pixels), self._detectors.detect(pixels))
-        height, width, _ = pixels.shape
-        manifest = custom_manifest(base_avatar_id, base, recipe, name, picture, (width, height), mouth)
+        async with self._portraits:
+            picture, size, mouth = await self._read_portrait(image)
+        manifest = custom_manifest(base_avatar_id, base, recipe, name, picture, size, mouth)
         for avatar_id in candidate_ids(name, datetime.now(UTC)):
             manifest = manifest.model_copy(update={"id": avatar_id})
             try:
-                files = dict.fromkeys(recipe.picture_paths, picture) | {MANIFEST: manifest.to_json()}
-            except InvalidManifest as error:  # the base holds a number like 1e400, which reads as infinity
+                files = dict.fromkeys(recipe.picture_paths, picture.png) | {MANIFEST: manifest.to_json()}
+            except InvalidManifest as error:
                 raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
             try:
                 await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
+            self._catalog.note_created(avatar_id, manifest)
             log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
             return manifest.summary(avatar_id)
         raise AssertionError("there is always a later millisecond")
+
+    async def _read_portrait(self, image: bytes) -> tuple[EncodedPicture, tuple[int, int], DetectedMouth | None]:
+        """An uploaded portrait's PNG, its (width, height), and where its mouth is."""
+        settings = self._settings
+        try:
+            pixels = await self._work(
+                decode_portrait, image, settings.custom_avatar_max_width, settings.custom_avatar_max_height
+            )
+        except (WorkerCrashed, TimeoutError) as error:
+            log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
+            raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
+        height, width, _ = pixels.shape
+        picture, mouth = await asyncio.gather(self._work(encode_png, pixels), self._detectors.detect(pixels))
+        return picture, (width, height), mouth
+
+    @contextlib.asynccontextmanager
+    async def upload(self) -> AsyncIterator[None]:
+        """A place for an upload, from its first byte to its answer. Raises Overloaded if all are taken."""
+        if self._uploads >= self._settings.upload_queue:
+            raise Overloaded(f"{self._uploads} uploads are being worked on already; try again", retry_after=2)
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call it in a worker, once more if the worker died: it may have been killed, or an earlier call's victim."""
+        try:
+            return await self._workers.run(function, *args, **kwargs)
+        except WorkerCrashed:
+            return await self._workers.run(function, *args, **kwargs)
 
     async def delete(self, avatar_id: str) -> None:
         """Delete a custom avatar.
@@ -165,25 +243,25 @@ class AvatarService:
             NotDeletable: it is built in or hidden.
             StoreUnavailable: it is still there.
         """
-        manifest, _ = await self.manifest(avatar_id)
+        manifest = await self._manifest(avatar_id)
         if manifest.is_hidden:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
         try:
             await self._store.delete(avatar_id)
-        except NotFound:
+        except NotFound:  # somebody else was faster
+            self._catalog.note_deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
+        self._catalog.note_deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
     async def health(self) -> dict[str, object]:
         """Which store and detectors are in use and whether each works: the body of GET /health."""
-        store_problem = None
         try:
-            await self._connect()
-            async for _ in self._store.scan():
-                break
-        except OpenTalkingError as error:
+            await self.listing()
+            store_problem = self._catalog.problem
+        except StoreUnavailable as error:
             store_problem = str(error)
         reported = self._host.problems()
         detectors = []
@@ -198,15 +276,43 @@ class AvatarService:
                 "url": self._store.url,
                 "ok": store_problem is None,
                 "problem": store_problem,
+                "avatars": len(self._catalog),
+                "stale": store_problem is not None or not self._catalog.is_complete,
             },
             "detectors": detectors,
         }
 
-    async def _base_manifest(self, base_avatar_id: str) -> tuple[AvatarManifest, bytes]:
+    async def _manifest(self, avatar_id: str) -> AvatarManifest:
+        """An avatar's manifest, from the store itself."""
+        await self._check(avatar_id)
+        try:
+            return await read_manifest(self._store, avatar_id)
+        except NotFound:
+            raise _no_avatar(avatar_id) from None
+        except InvalidManifest as error:
+            raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+
+    @contextlib.asynccontextmanager
+    async def _file(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
+        """A file of an avatar, from memory if the store was asked about it a moment ago."""
+        if cached := self._files.trusted(avatar_id, path):
+            yield cached
+            return
+        await self._check(avatar_id)
+        try:
+            async with self._files.open(avatar_id, path, AvatarManifest.parse if path == MANIFEST else None) as file:
+                yield file
+        except NotFound:
+            missing = "" if path == MANIFEST else f", or it has no {path}"
+            raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
+        except InvalidManifest as error:
+            raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+
+    async def _base_manifest(self, base_avatar_id: str) -> AvatarManifest:
         if not base_avatar_id.strip():
             raise InvalidRequest("base_avatar_id is blank: name the avatar to use as a template")
         try:
-            return await self.manifest(base_avatar_id)
+            return await self._manifest(base_avatar_id)
         except NotFound as error:
             raise NotFound(f"the base can't be used: {error}") from None
 

@@ -22,17 +22,34 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OPENTALKING_", extra="ignore", frozen=True)
 
     avatars_dir: str = Field(default="./avatars", min_length=1, description="Folder or URL of the bundle store.")
-    cors_origins: Names = Field(default=(), description="Web origins that may call the API, comma-separated; * for all.")
-    custom_avatar_max_width: int = Field(default=1080, ge=16, le=16384, description="Portraits are fitted into this width.")
-    custom_avatar_max_height: int = Field(default=1920, ge=16, le=16384, description="Portraits are fitted into this height.")
+    cors_origins: Names = Field(
+        default=(), description="Web origins that may call the API, comma-separated; * for all."
+    )
+    custom_avatar_max_width: int = Field(
+        default=1080, ge=16, le=16384, description="Portraits are fitted into this width."
+    )
+    custom_avatar_max_height: int = Field(
+        default=1920, ge=16, le=16384, description="Portraits are fitted into this height."
+    )
     plugins: Names = Field(default=(), description="One-file plugins to load, comma-separated paths.")
-    disable_plugins: Names = Field(default=(), description="Plugins not to import, comma-separated names; ours included.")
+    disable_plugins: Names = Field(
+        default=(), description="Plugins not to import, comma-separated names; ours included."
+    )
     detectors: Names = Field(default=(), description="Order of the mouth detectors, comma-separated plugin names.")
     portrait_workers: int = Field(
         default_factory=_cores,
         ge=0,
         le=256,
         description="Worker processes for portraits and mouths (default: the cores); 0 uses threads of the server.",
+    )
+    upload_queue: int = Field(
+        default=32, ge=1, le=10_000, description="Uploads taken in at the same time; more are told 503 at once."
+    )
+    refresh_seconds: float = Field(
+        default=1.0, gt=0, le=3600, description="From one scan for changes made by others to the next, in seconds."
+    )
+    cache_mb: int = Field(
+        default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
     )
     portrait_time_limit: float = Field(
         default=20.0, gt=0, le=3600, description="Seconds that decoding a portrait, or one detector, may take."

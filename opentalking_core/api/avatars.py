@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import gzip
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import falcon
 
+from ..catalog import Listing, ListingQuery
+from ..errors import InvalidRequest
+from ..file_cache import CachedFile
+from .conditional import accepts_gzip, is_unchanged, wanted_range
 from .upload import read_avatar_form
 
 if TYPE_CHECKING:
@@ -16,11 +23,16 @@ if TYPE_CHECKING:
 
     from falcon.asgi import Request, Response
 
-    from ..service import AvatarService
+    from ..service import AvatarService, StoredFile
     from ..store import FileReader
 
-#: A preview of at most so many bytes is answered in one piece, a larger one is streamed.
-_WHOLE = 1024 * 1024
+#: From this size on a list is sent compressed to clients that take it: below, the headers weigh as much as it saves.
+_WORTH_GZIP = 1400
+
+#: What a query may ask for; other parameters, such as those that defeat caches, change nothing.
+_QUERY = frozenset({"limit", "cursor", "model_type", "is_custom", "q"})
+_MAX_PAGE = 1000
+_THUMBNAIL_WIDTHS = range(16, 2049)
 
 
 class AvatarList:
@@ -28,14 +40,50 @@ class AvatarList:
 
     def __init__(self, service: AvatarService) -> None:
         self._service = service
+        self._gzipped = Listing(b"", "", 0.0)
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """List the avatars that are not hidden."""
-        summaries = [dataclasses.asdict(summary) for summary in await self._service.list()]
+        """List the avatars that are not hidden: all of them, or the page that the query asks for."""
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = json.dumps(summaries, ensure_ascii=False, separators=(",", ":")).encode()
+        if req.query_string and not _QUERY.isdisjoint(req.params):
+            await self._get_page(req, resp)
+            return
+        listing = await self._service.listing()
+        if len(listing.body) >= _WORTH_GZIP:
+            resp.set_header("Vary", "Accept-Encoding")
+            if accepts_gzip(req):
+                listing = await self._compressed(listing)
+                resp.set_header("Content-Encoding", "gzip")
+        if not is_unchanged(req, resp, listing.etag, listing.modified):
+            resp.data = listing.body
 
     on_head = on_get
+
+    async def _compressed(self, listing: Listing) -> Listing:
+        etag = listing.etag + "-gzip"  # a strong tag is of these very bytes
+        if self._gzipped.etag != etag:
+            body = await asyncio.to_thread(gzip.compress, listing.body, 6, mtime=0)
+            self._gzipped = Listing(body, etag, listing.modified)
+            return Listing(body, etag, listing.modified)
+        return self._gzipped
+
+    async def _get_page(self, req: Request, resp: Response) -> None:
+        query = ListingQuery(
+            limit=req.get_param_as_int("limit", min_value=1, max_value=_MAX_PAGE),
+            cursor=req.get_param("cursor", default=""),
+            model_type=req.get_param("model_type"),
+            is_custom=req.get_param_as_bool("is_custom"),
+            search=req.get_param("q", default=""),
+        )
+        page = await self._service.page(query)
+        resp.set_header("X-Total-Count", str(page.total))
+        if page.next_cursor is not None:
+            params = {name: value for name, value in req.params.items() if name != "cursor"}
+            target = urlencode({**params, "cursor": page.next_cursor}, doseq=True)
+            resp.append_link(f"/avatars?{target}", "next")
+        resp.data = json.dumps(
+            [dataclasses.asdict(summary) for summary in page.summaries], ensure_ascii=False, separators=(",", ":")
+        ).encode()
 
 
 class Avatar:
@@ -46,8 +94,9 @@ class Avatar:
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         """The complete manifest, as it is stored."""
-        _, resp.data = await self._service.manifest(avatar_id)
-        resp.content_type = falcon.MEDIA_JSON
+        async with contextlib.AsyncExitStack() as stack:
+            file = await stack.enter_async_context(self._service.manifest(avatar_id))
+            await _answer_file(req, resp, file, falcon.MEDIA_JSON, stack)
 
     on_head = on_get
 
@@ -72,8 +121,9 @@ class CustomAvatars(Avatar):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make an avatar from a portrait."""
-        form = await read_avatar_form(req, resp)
-        resp.media = dataclasses.asdict(await self._service.create(form.name, form.base_avatar_id, form.image))
+        async with self._service.upload():
+            form = await read_avatar_form(req, resp)
+            resp.media = dataclasses.asdict(await self._service.create(form.name, form.base_avatar_id, form.image))
 
 
 class Preview:
@@ -83,30 +133,56 @@ class Preview:
         self._service = service
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        """The raw preview.png."""
+        """The raw preview.png; with `width`, a copy of it that is so many pixels wide, WebP where Accept takes it."""
+        if req.query_string and (width := req.get_param_as_int("width")) is not None:
+            if width not in _THUMBNAIL_WIDTHS:
+                raise InvalidRequest(f"width is {width}; it may be {_THUMBNAIL_WIDTHS[0]} to {_THUMBNAIL_WIDTHS[-1]}")
+            resp.set_header("Vary", "Accept")
+            webp = "image/webp" in req.accept.lower()
+            thumbnail = await self._service.thumbnail(avatar_id, width, "WEBP" if webp else "PNG")
+            if thumbnail is not None:
+                content_type = "image/webp" if webp else falcon.MEDIA_PNG
+                await _answer_file(req, resp, thumbnail, content_type, contextlib.AsyncExitStack())
+                return
         async with contextlib.AsyncExitStack() as stack:
             file = await stack.enter_async_context(self._service.preview(avatar_id))
-            resp.content_type = falcon.MEDIA_PNG
-            resp.content_length = file.info.size
-            if req.method == "HEAD":
-                return
-            if file.info.size <= _WHOLE:
-                resp.data = await file.read()
-            else:
-                resp.stream = _Streamed(file, stack.pop_all())  # type: ignore[assignment]  # an iterable will do
+            await _answer_file(req, resp, file, falcon.MEDIA_PNG, stack)
 
     on_head = on_get
 
 
-class _Streamed:
-    """A file as a response's body: Falcon iterates over it, and closes it whatever happens meanwhile."""
+async def _answer_file(
+    req: Request, resp: Response, file: StoredFile, content_type: str, stack: contextlib.AsyncExitStack
+) -> None:
+    """Answer with a file, or the range of it that is asked for; `stack` closes it, after streaming if need be."""
+    info = file.info
+    resp.content_type = content_type
+    resp.set_header("Accept-Ranges", "bytes")
+    if is_unchanged(req, resp, info.etag, info.modified):
+        return
+    start, stop = 0, info.size
+    if (wanted := wanted_range(req, info.size, info.etag)) is not None:
+        start, stop = wanted
+        resp.status = falcon.HTTP_206
+        resp.content_range = (start, stop - 1, info.size, "bytes")
+    resp.content_length = stop - start
+    if req.method == "HEAD":
+        return
+    if isinstance(file, CachedFile):
+        resp.data = file.data if wanted is None else file.data[start:stop]
+    else:
+        resp.stream = _Streamed(file, start, stop, stack.pop_all())  # type: ignore[assignment]  # an iterable will do
 
-    def __init__(self, file: FileReader, stack: contextlib.AsyncExitStack) -> None:
-        self._file = file
+
+class _Streamed:
+    """A part of a file as a response's body: Falcon iterates over it, and closes it whatever happens meanwhile."""
+
+    def __init__(self, file: FileReader, start: int, stop: int, stack: contextlib.AsyncExitStack) -> None:
+        self._chunks = file.chunks(start, stop)
         self._stack = stack
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._file.chunks()
+        return self._chunks
 
     async def close(self) -> None:
         await self._stack.aclose()

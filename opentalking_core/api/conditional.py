@@ -1,0 +1,84 @@
+"""Conditional requests, ranges and compression, as RFC 9110 has them."""
+
+from __future__ import annotations
+
+import email.utils
+from typing import TYPE_CHECKING
+
+import falcon
+
+if TYPE_CHECKING:
+    from falcon.asgi import Request, Response
+
+#: Keep a copy, but ask whether it is still the same before each use.
+REVALIDATE = "no-cache"
+
+
+def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bool:
+    """Set ETag, Last-Modified and Cache-Control, and answer 304 if the client has this version already.
+
+    Args:
+        req: If-None-Match and, where there is none, If-Modified-Since are looked at.
+        resp: gets the headers and perhaps the status.
+        etag: of the representation that is about to be sent, without quotes.
+        modified: seconds since the epoch.
+    """
+    quoted = f'"{etag}"'
+    resp.set_headers(
+        {"ETag": quoted, "Last-Modified": email.utils.formatdate(modified, usegmt=True), "Cache-Control": REVALIDATE}
+    )
+    wanted = req.get_header("If-None-Match")
+    if wanted is not None:
+        unchanged = wanted in (quoted, "*") or quoted in (tag.strip().removeprefix("W/") for tag in wanted.split(","))
+    elif (since := req.get_header("If-Modified-Since")) is not None:
+        unchanged = int(modified) <= _seconds(since)
+    else:
+        return False
+    if unchanged:
+        resp.status = falcon.HTTP_304
+    return unchanged
+
+
+def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """The (start, stop) that a Range header asks for; None for the whole file.
+
+    A header that asks for several ranges, or that can't be read, is ignored, as RFC 9110 allows.
+
+    Raises:
+        falcon.HTTPRangeNotSatisfiable: the range lies behind the end.
+    """
+    header = req.get_header("Range")
+    if header is None:
+        return None
+    condition = req.get_header("If-Range")
+    if condition is not None and condition != f'"{etag}"':
+        return None
+    unit, _, text = header.partition("=")
+    first, dash, last = text.strip().partition("-")
+    if unit.strip().lower() != "bytes" or not dash or not all(part.isdecimal() or not part for part in (first, last)):
+        return None
+    if len(text) > 40 or not (first or last):
+        return None
+    start = int(first) if first else max(0, size - int(last))
+    stop = min(size, int(last) + 1) if first and last else size
+    if first and last and int(last) < int(first):
+        return None
+    if start >= size or stop <= start:
+        raise falcon.HTTPRangeNotSatisfiable(size)
+    return start, stop
+
+
+def accepts_gzip(req: Request) -> bool:
+    """Whether Accept-Encoding takes gzip."""
+    for offer in (req.get_header("Accept-Encoding") or "").split(","):
+        name, _, quality = offer.strip().partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            return quality.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def _seconds(date: str) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return -1.0  # a date that can't be read is as good as none

@@ -1,0 +1,85 @@
+"""A bounded in-memory cache of small files (manifests, previews, thumbnails) over one bundle store."""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cachetools import LRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Hashable
+
+    from .store import BundleStore, FileInfo, FileReader
+
+#: For so many seconds after a look at the store a cached file is answered without another, unless bundles were added
+#: or removed: hand-edited files show within a second.
+_TRUST = 1.0
+
+#: Beside its content, an entry takes about so many bytes.
+_OVERHEAD = 1024
+
+
+@dataclass(slots=True)
+class CachedFile:
+    """A file's content in memory, and when the store was last asked whether it is still the same."""
+
+    info: FileInfo
+    data: bytes
+    looked_at: float
+    stamp: Hashable
+
+
+class FileCache:
+    """Small files by avatar and path, each served only while the store still has it with the same entity tag.
+
+    Args:
+        store: where the files are.
+        max_bytes: of all entries together; a file of more than a quarter of it isn't kept.
+        stamp: differs after bundles were added or removed (`AvatarCatalog.stamp`).
+    """
+
+    def __init__(self, store: BundleStore, max_bytes: int, stamp: Callable[[], Hashable]) -> None:
+        self._store = store
+        self._stamp = stamp
+        self._largest = max_bytes // 4
+        self._files: LRUCache[tuple[str, str], CachedFile] = LRUCache(
+            max_bytes, getsizeof=lambda file: len(file.data) + _OVERHEAD
+        )
+
+    def trusted(self, avatar_id: str, path: str) -> CachedFile | None:
+        """The file, if it is here and the store was asked about it a moment ago."""
+        file = self._files.get((avatar_id, path))
+        if file is None or time.monotonic() - file.looked_at > _TRUST or file.stamp != self._stamp():
+            return None
+        return file
+
+    @asynccontextmanager
+    async def open(
+        self, avatar_id: str, path: str, check: Callable[[bytes], object] | None = None
+    ) -> AsyncIterator[CachedFile | FileReader]:
+        """The file from memory if the store has no newer one, or read into memory; too large a one just opened.
+
+        Args:
+            avatar_id: the avatar.
+            path: of the file in its bundle.
+            check: raises if content that was read anew is no good; it isn't kept then.
+
+        Raises NotFound, StoreUnavailable.
+        """
+        now, stamp = time.monotonic(), self._stamp()
+        key = avatar_id, path
+        async with self._store.open(avatar_id, path) as reader:
+            file = self._files.get(key)
+            if file is None or file.info.etag != reader.info.etag:
+                if reader.info.size > self._largest:
+                    yield reader
+                    return
+                file = CachedFile(reader.info, await reader.read(), now, stamp)
+                if check:
+                    check(file.data)
+                self._files[key] = file
+        file.looked_at, file.stamp = now, stamp
+        yield file
