@@ -16,9 +16,12 @@ from .avatars import Avatar, AvatarList, CustomAvatars, Preview
 from .errors import add_error_handlers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from falcon.asgi import Request, Response
+
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if host is None:
         host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
     service = AvatarService(settings, host)
-    app = falcon.asgi.App(middleware=[_Lifespan(service, host)])
+    app = _App(middleware=[_Lifespan(service, host)])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
@@ -51,6 +54,28 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     app.add_route("/health", health)
     app.add_route("/healthz", health)
     return app
+
+
+class _App(falcon.asgi.App[Any, Any]):
+    """Falcon waits for a body's first bytes before it looks at a request; this one looks at once.
+
+    So an upload that announces too large a size is refused before it is sent (and before «100 Continue» invites it).
+    """
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:  # type: ignore[override]
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await super().__call__(scope, receive, send)
+            return
+        dispatched = False
+
+        async def receive_after_dispatch() -> dict[str, Any]:
+            nonlocal dispatched
+            if dispatched:
+                return await receive()
+            dispatched = True
+            return {"type": "http.request", "body": b"", "more_body": True}
+
+        await super().__call__(scope, receive_after_dispatch, send)
 
 
 class Health:
