@@ -1,0 +1,187 @@
+"""MouthDetectorContract: what every mouth detector promises, as tests. A detector plugin's own test is
+
+    import my_detector
+    from opentalking_core.testing.detectors import MouthDetectorContract
+
+    class TestMyDetector(MouthDetectorContract):
+        @pytest.fixture
+        def plugin(self):
+            return my_detector          # the module, or the object, whose functions carry @hookimpl
+
+The pictures are drawn (`opentalking_core.drawn_portrait`), so their mouths are known. The tests call the plugin's hooks
+directly and need pytest alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opentalking_core.drawn_portrait import DrawnPortrait, draw_portrait
+from opentalking_core.mouth import MouthLandmarks, mouth_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import ClassVar
+
+    from numpy.typing import NDArray
+
+#: How far the centre of the lips may lie from the truth, as a fraction of the picture's width or height. The faces are
+#: 0.35 to 0.6 of the picture wide, so this is 3 to 8 % of the mouth's width.
+CENTER_TOLERANCE = 0.01
+
+#: The size of the lips may lie between these multiples of the truth: detectors differ in where a lip ends.
+SIZE_TOLERANCE = (0.7, 1.4)
+
+
+class MouthDetectorContract:
+    """Subclass it, supply the fixture `plugin`, and every promise of a mouth detector gets checked."""
+
+    #: what importing the plugin must not import: every plugin is imported at every start of every command
+    heavy_modules: ClassVar[frozenset[str]] = frozenset(
+        {"cv2", "dlib", "insightface", "matplotlib", "mediapipe", "onnxruntime", "tensorflow", "torch"}
+    )
+
+    @pytest.fixture
+    def plugin(self) -> Any:
+        raise NotImplementedError(
+            f"{type(self).__name__} must define a `plugin` fixture: the module or object with your hooks"
+        )
+
+    @pytest.fixture
+    def detector(self, plugin: Any) -> Iterator[Any]:
+        """The plugin, between its `startup` and its `shutdown`, where it has them."""
+        getattr(plugin, "startup", _nothing)()
+        yield plugin
+        getattr(plugin, "shutdown", _nothing)()
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_a_mouth_is_found_whatever_the_colour_of_skin_and_hair(self, detector: Any, seed: int) -> None:
+        """The mouth of a portrait is found where it is."""
+        portrait = draw_portrait(seed=seed)
+        _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
+
+    @pytest.mark.parametrize("mouth_open", [0.5, 1.0])
+    def test_an_open_mouth_is_found(self, detector: Any, mouth_open: float) -> None:
+        """A mouth is found whether it is open or closed."""
+        portrait = draw_portrait(mouth_open=mouth_open)
+        _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
+
+    @pytest.mark.parametrize(("width", "height"), [(256, 256), (300, 400), (1280, 720), (790, 1166), (1500, 1500)])
+    def test_size_and_shape_of_the_picture_do_not_matter(self, detector: Any, width: int, height: int) -> None:
+        """Coordinates are fractions of the picture's own width and height, square or not."""
+        portrait = draw_portrait(width, height, face_width=0.45 * min(width, height) / width)
+        _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
+
+    @pytest.mark.parametrize("face_center", [(0.3, 0.35), (0.7, 0.35), (0.3, 0.65), (0.7, 0.65)])
+    def test_the_face_may_be_anywhere(self, detector: Any, face_center: tuple[float, float]) -> None:
+        """A face that is not in the middle is found where it is; x grows to the right and y downwards."""
+        portrait = draw_portrait(face_center=face_center, face_width=0.35)
+        _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
+
+    @pytest.mark.parametrize("left_first", [True, False])
+    def test_of_two_faces_the_largest_counts(self, detector: Any, left_first: bool) -> None:
+        """Where a picture shows several faces, the largest is the avatar."""
+        large, small = draw_portrait(600, 600, seed=1), draw_portrait(360, 360, seed=2)
+        picture = Image.new("RGB", (960, 600), "#888888")
+        left = 0 if left_first else 360
+        picture.paste(large.image, (left, 0))
+        picture.paste(small.image, (600 if left_first else 0, 120))
+        x, y = large.mouth_center
+        truth = DrawnPortrait(picture, ((left + x * 600) / 960, y), large.mouth_rx * 600 / 960, large.mouth_ry)
+        _assert_found(detector.detect_mouth(_pixels(picture)), truth)
+
+    def test_a_greyscale_picture_is_a_picture(self, detector: Any) -> None:
+        """A picture without colours, in three equal channels, is no obstacle."""
+        portrait = draw_portrait()
+        _assert_found(detector.detect_mouth(_pixels(portrait.image.convert("L").convert("RGB"))), portrait)
+
+    def test_no_face_is_none(self, detector: Any) -> None:
+        """Where there is no face the answer is None, so that the next detector is asked; noise is not a face."""
+        noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
+        assert detector.detect_mouth(noise) is None
+        assert detector.detect_mouth(np.full((400, 300, 3), 128, dtype=np.uint8)) is None
+
+    @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 2), (2, 1), (7, 7), (16, 16), (3, 2000), (2000, 3)])
+    def test_a_tiny_or_narrow_picture_is_none(self, detector: Any, width: int, height: int) -> None:
+        """A picture too small to hold a face is no error."""
+        assert detector.detect_mouth(np.full((height, width, 3), 200, dtype=np.uint8)) is None
+
+    def test_the_answer_is_landmarks_in_fractions(self, detector: Any) -> None:
+        """The answer is MouthLandmarks, all finite; the inner mouth is within the lips, and they within `face_box`."""
+        found = detector.detect_mouth(_pixels(draw_portrait(mouth_open=0.5).image))
+        assert isinstance(found, MouthLandmarks)
+        lips, mouth = _bounds(found.outer_lip), _bounds(found.inner_mouth)
+        assert all(isfinite(edge) and 0 <= edge <= 1 for edge in (*lips, *mouth))
+        assert _contains(lips, mouth)
+        assert found.face_box is None or _contains(found.face_box, lips)
+
+    def test_eight_threads_at_once_agree(self, detector: Any) -> None:
+        """Detections may run at the same time, and do not disturb each other."""
+        pictures = [_pixels(draw_portrait(seed=seed).image) for seed in range(4)]
+        alone = [detector.detect_mouth(picture) for picture in pictures]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(detector.detect_mouth, pictures * 6))
+        for one, other in zip(together, alone * 6, strict=True):
+            np.testing.assert_allclose(one.outer_lip, other.outer_lip, atol=1e-3)
+
+    def test_the_picture_is_not_changed(self, detector: Any) -> None:
+        """The picture belongs to the host, which encodes it at the same time; it may be read-only."""
+        picture = _pixels(draw_portrait().image)
+        before = picture.copy()
+        assert detector.detect_mouth(picture) is not None
+        assert np.array_equal(picture, before)
+        picture.flags.writeable = False
+        assert detector.detect_mouth(picture) is not None
+
+    def test_the_rows_need_not_be_contiguous(self, detector: Any) -> None:
+        """A view of a larger array, or one with other strides, is a picture like any other."""
+        portrait = draw_portrait(512, 512)
+        larger = np.zeros((600, 700, 3), dtype=np.uint8)
+        larger[40:552, 60:572] = _pixels(portrait.image)
+        _assert_found(detector.detect_mouth(larger[40:552, 60:572]), portrait)
+        columns_first = np.asfortranarray(_pixels(portrait.image))
+        _assert_found(detector.detect_mouth(columns_first), portrait)
+
+    def test_importing_the_plugin_stays_light(self, plugin: Any) -> None:
+        """Importing the plugin imports none of `heavy_modules`; it loads them in `startup`, or when it needs them."""
+        module = plugin.__name__ if isinstance(plugin, types.ModuleType) else type(plugin).__module__
+        code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)  # noqa: S603
+        if done.returncode:
+            pytest.skip(f"{module} can't be imported by name in a fresh process")
+        assert self.heavy_modules.isdisjoint(done.stdout.split())
+
+
+def _nothing() -> None:
+    """What a plugin does that has no `startup` or `shutdown`."""
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    return np.array(image)  # a copy: np.asarray's would be read-only
+
+
+def _assert_found(found: MouthLandmarks | None, truth: DrawnPortrait) -> None:
+    assert found is not None, "no mouth was found"
+    measured = mouth_metadata(found, "detector")["animation"]
+    assert measured["mouth_center"] == pytest.approx(truth.mouth_center, abs=CENTER_TOLERANCE)
+    smallest, largest = SIZE_TOLERANCE
+    assert smallest < measured["mouth_rx"] / truth.mouth_rx < largest
+    assert smallest < measured["mouth_ry"] / truth.mouth_ry < largest
+
+
+def _bounds(points: Any) -> tuple[float, float, float, float]:
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _contains(outer: tuple[float, float, float, float], inner: tuple[float, float, float, float]) -> bool:
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
