@@ -1,0 +1,51 @@
+"""Finds mouths with MediaPipe's face landmarker. Importing this module loads neither MediaPipe nor OpenCV."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentalking_core import hookimpl
+
+from . import model_file
+from .detector import MouthDetector, missing_software
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from opentalking_core import MouthLandmarks
+
+_detector = MouthDetector()
+
+
+@hookimpl
+def startup() -> None:
+    """Load MediaPipe and the model, if it is there; `detect_mouth` loads what comes later."""
+    _detector.open()
+
+
+@hookimpl
+def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
+    """Return the mouth of the largest face; None without a face, or while the model file isn't there."""
+    return _detector.detect(image)
+
+
+@hookimpl
+def fetch_models() -> Iterable[Path]:
+    """Download face_landmarker.task unless it is there already."""
+    return [model_file.fetch()]
+
+
+@hookimpl
+def report_problems() -> Iterable[str]:
+    """Return what is missing: MediaPipe, a system library, the model file."""
+    return [*missing_software(), *model_file.problems()]
+
+
+@hookimpl
+def shutdown() -> None:
+    """Release the landmarker."""
+    _detector.close()
