@@ -57,14 +57,24 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
 
 
 def _upright_rgb(image: Image.Image, max_width: int, max_height: int) -> Image.Image:
-    sideways = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the EXIF orientations that swap width and height
+    orientation = _orientation(image)
+    sideways = orientation in (5, 6, 7, 8)  # those that swap width and height
     width, height = image.size[::-1] if sideways else image.size
     scale = min(max_width / width, max_height / height, 1.0)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     # A JPEG far larger than needed is decoded at 1/2, 1/4 or 1/8: faster, and it never exists in full.
     image.draft("RGB", size[::-1] if sideways else size)
-    rgb = _to_rgb(ImageOps.exif_transpose(image))
+    rgb = _to_rgb(image if orientation == 1 else ImageOps.exif_transpose(image))
     return rgb if rgb.size == size else rgb.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF has it."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged EXIF, which is no reason to refuse the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
