@@ -37,6 +37,7 @@ def is_bundle_path(path: str) -> bool:
         0 < len(path) <= 1024
         and "\0" not in path
         and "\\" not in path
+        and not any("\ud800" <= char <= "\udfff" for char in path)  # lone surrogates: no store can encode them
         and all(part and not part.startswith(".") for part in path.split("/"))
     )
 

@@ -34,7 +34,16 @@ MiB = 1024 * 1024
 NOT_IDS = ("", ".", "..", "../x", "x/y", "/etc", "..\\x", "x\0", "%2e%2e", ".x", "x" * 5000)
 NOT_PATHS = (
     *("", ".", "..", "../other/manifest.json", "frames/../manifest.json", "/etc/passwd", "frames\\0.png"),
-    *("frames//0.png", "frames/", "/manifest.json", "manifest.json\0", ".hidden", "frames/.hidden", "x/" * 5000 + "x"),
+    *(
+        "frames//0.png",
+        "frames/",
+        "/manifest.json",
+        "manifest.json\0",
+        "\ud800.png",
+        ".hidden",
+        "frames/.hidden",
+        "x/" * 5000 + "x",
+    ),
 )
 
 
@@ -405,6 +414,21 @@ class BundleStoreContract:
         assert None in results
         assert all(result is None or isinstance(result, NotFound) for result in results), results
         run(assert_absent(opened, "anna"))
+
+    def test_a_listing_is_whole_or_not_found(self, opened: BundleStore, run: Run) -> None:
+        """Who lists a bundle's files while it is deleted gets all of them or NotFound."""
+        files = {MANIFEST: b"{}"} | {f"frames/{n % 8}/{n}.png": b"x" for n in range(100)}
+
+        async def race() -> list[Any]:
+            listings = (infos(opened, "anna") for _ in range(12))
+            _, *got = await asyncio.gather(opened.delete("anna"), *listings, return_exceptions=True)
+            return got
+
+        for _ in range(5):
+            run(opened.create("anna", files))
+            listings = run(race())
+            for listing in listings:
+                assert isinstance(listing, NotFound) or set(listing) == set(files)
 
     @pytest.mark.parametrize("size", [1000, 20 * MiB])
     def test_a_reader_outlives_its_bundle(self, opened: BundleStore, run: Run, size: int) -> None:

@@ -1,0 +1,469 @@
+"""What the contract can't know: other processes, crashes, full disks, links, and people with a shell."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import pytest
+from opentalking_local_storage import disk, open_bundle_store
+from opentalking_local_storage.store import LocalStore
+
+from opentalking_core.errors import InvalidURL, NotFound, StoreFull, StoreUnavailable
+from opentalking_core.testing.stores import bundle, contents, ids, infos, pieces, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    Start = Callable[..., subprocess.Popen[str]]
+    Scenario = Callable[[LocalStore], Coroutine[Any, Any, Any]]
+
+WRITER = """
+import asyncio, sys
+from opentalking_core.testing.stores import bundle
+from opentalking_local_storage.store import LocalStore
+
+async def main(url, name, rounds):
+    async with LocalStore(url) as store:
+        for n in range(rounds):
+            await store.create(f"{name}-{n}", bundle(size=50_000))
+            print("created", f"{name}-{n}", flush=True)
+            if n % 2:
+                print("deleting", f"{name}-{n}", flush=True)
+                await store.delete(f"{name}-{n}")
+                print("deleted", f"{name}-{n}", flush=True)
+
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+"""
+SLOW_WRITER = """
+import asyncio, sys
+from opentalking_local_storage.store import LocalStore
+
+async def slow():
+    yield b"x" * 3_000_000
+    print("halfway", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    yield b"y"
+
+async def main(url):
+    async with LocalStore(url) as store:
+        await store.create("slow", {"manifest.json": b"{}", "slow.bin": slow()})
+
+asyncio.run(main(sys.argv[1]))
+"""
+RACER = """
+import asyncio, sys
+from opentalking_core.errors import AlreadyExists
+from opentalking_core.testing.stores import bundle
+from opentalking_local_storage.store import LocalStore
+
+async def main(url, seed):
+    async with LocalStore(url) as store:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for n in range(40):
+            try:
+                await store.create(f"anna-{n}", bundle(seed=seed))
+                print(f"anna-{n}", flush=True)
+            except AlreadyExists:
+                pass
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Runs a script in a process of its own; whatever still runs at the end of the test finds its pipes closed."""
+    with ExitStack() as children:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+        def start(script: str, *args: str) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", script, *args]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            return children.enter_context(child)
+
+        yield start
+
+
+def with_store(root: Path, scenario: Scenario) -> Any:
+    async def main() -> Any:
+        async with LocalStore(root.as_uri()) as store:
+            return await scenario(store)
+
+    return asyncio.run(main())
+
+
+def by_hand(root: Path, avatar_id: str, files: dict[str, bytes] | None = None) -> Path:
+    for path, content in (files or bundle()).items():
+        file = root / avatar_id / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return root / avatar_id
+
+
+def rests(root: Path) -> list[Path]:
+    hidden = root / ".opentalking"
+    return list(hidden.iterdir()) if hidden.exists() else []
+
+
+# -- crashes and other processes
+
+
+def test_a_killed_writer_leaves_whole_bundles_and_what_is_swept(tmp_path: Path, start: Start) -> None:
+    dice = random.Random(0)
+    for attempt in range(8):
+        child = start(WRITER, tmp_path.as_uri(), f"a{attempt}", "100000")
+        assert child.stdout is not None
+        said = [child.stdout.readline()]
+        time.sleep(dice.random() * 0.15)
+        child.send_signal(signal.SIGKILL)
+        said += child.stdout.read().splitlines()  # not communicate(), which loses what readline() has buffered
+        assert child.wait() == -signal.SIGKILL, said
+        created = {line.split()[1] for line in said if line.startswith("created")}
+        deleting = {line.split()[1] for line in said if line.startswith("deleting")}
+        deleted = {line.split()[1] for line in said if line.startswith("deleted")}
+
+        async def look(store: LocalStore, created: set[str] = created - deleting, gone: set[str] = deleted) -> None:
+            there = set(await ids(store))
+            assert created <= there
+            assert not gone & there
+            for name in there:
+                assert await contents(store, name) == bundle(size=50_000)
+                await store.delete(name)
+
+        with_store(tmp_path, look)
+        assert rests(tmp_path) == []
+
+
+def test_a_sweep_spares_living_processes(tmp_path: Path, start: Start) -> None:
+    child = start(SLOW_WRITER, tmp_path.as_uri())
+    assert child.stdout is not None
+    assert child.stdout.readline() == "halfway\n"
+
+    async def nothing(store: LocalStore) -> None:
+        assert await ids(store) == []
+
+    with_store(tmp_path, nothing)
+    assert len(rests(tmp_path)) == 2  # its folder and its lock
+    child.communicate("go on\n", timeout=20)
+    assert child.returncode == 0
+    content = with_store(tmp_path, lambda store: read(store, "slow", "slow.bin"))
+    assert content == b"x" * 3_000_000 + b"y"
+    assert rests(tmp_path) == []
+
+
+def test_a_killed_halfway_writer_is_swept(tmp_path: Path, start: Start) -> None:
+    child = start(SLOW_WRITER, tmp_path.as_uri())
+    assert child.stdout is not None
+    child.stdout.readline()
+    child.kill()
+    child.communicate()
+    assert rests(tmp_path)
+    assert with_store(tmp_path, ids) == []
+    assert rests(tmp_path) == []
+
+
+def test_two_processes_never_overwrite_each_other(tmp_path: Path, start: Start) -> None:
+    children = [start(RACER, tmp_path.as_uri(), str(seed)) for seed in range(3)]
+    for child in children:
+        assert child.stdout is not None
+        child.stdout.readline()
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    won = [child.stdout.read().split() for child in children if child.stdout]
+    assert sorted(chain(*won)) == sorted(f"anna-{n}" for n in range(40))
+
+    async def look(store: LocalStore) -> None:
+        for seed, names in enumerate(won):
+            for name in names:
+                assert await contents(store, name) == bundle(seed=seed)
+
+    with_store(tmp_path, look)
+
+
+def test_a_create_that_is_cancelled_anywhere_is_whole_or_not_there(tmp_path: Path) -> None:
+    async def scenario(store: LocalStore) -> None:
+        cancelled = 0
+        for n in range(60):
+            creating = asyncio.create_task(
+                store.create("anna", {**bundle(), "clip.mp4": pieces(b"x" * 2_100_000, 700_000)})
+            )
+            await asyncio.sleep(n / 10_000)
+            creating.cancel()
+            try:
+                await creating
+                assert len(await contents(store, "anna")) == 5
+                await store.delete("anna")
+            except asyncio.CancelledError:
+                cancelled += 1
+                assert await ids(store) == []
+            (token,) = [path for path in rests(tmp_path) if path.is_dir()] or [tmp_path]
+            assert token == tmp_path or not any(token.iterdir())
+        assert cancelled > 5
+
+    with_store(tmp_path, scenario)
+    assert rests(tmp_path) == []
+
+
+# -- trouble with the disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    root = tmp_path / "small"
+    root.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=200", "tmpfs", root], check=False
+        ).returncode
+    ):
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    yield root
+    subprocess.run(["umount", "-l", root], check=True)
+
+
+def test_a_full_disk_is_store_full_and_can_be_emptied(small_disk: Path) -> None:
+    async def scenario(store: LocalStore) -> None:
+        await store.create("anna", bundle())
+        for big in (b"x" * 3_000_000, pieces(b"x" * 3_000_000, 500_000)):
+            with pytest.raises(StoreFull):
+                await store.create("ben", {**bundle(), "big.bin": big})
+            assert await ids(store) == ["anna"]
+        await store.create("ben", bundle(size=300_000))
+
+    with_store(small_disk, scenario)
+    shutil.rmtree(small_disk / ".opentalking")
+    with suppress(OSError):  # until not even a folder can be made
+        for n in range(1000):
+            (small_disk / f"{n}.txt").touch()
+    with_store(small_disk, lambda store: store.delete("anna"))
+    assert with_store(small_disk, ids) == ["ben"]
+
+
+def test_a_file_that_grows_too_large_is_store_full(tmp_path: Path) -> None:
+    async def scenario(store: LocalStore) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+        try:
+            with pytest.raises(StoreFull):
+                await store.create("anna", {**bundle(), "big.bin": b"x" * 1_500_000})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert await ids(store) == []
+        await store.create("anna", bundle())
+
+    with_store(tmp_path, scenario)
+
+
+def test_a_read_only_folder_can_be_read(small_disk: Path) -> None:
+    by_hand(small_disk, "anna")
+    (small_disk / ".opentalking").mkdir()
+    (small_disk / ".opentalking" / f"{'0' * 32}.lock").touch()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+
+    async def scenario(store: LocalStore) -> None:
+        assert await ids(store) == ["anna"]
+        assert await contents(store, "anna") == bundle()
+        with pytest.raises(StoreUnavailable, match="Read-only"):
+            await store.create("ben", bundle())
+        with pytest.raises(StoreUnavailable, match="Read-only"):
+            await store.delete("anna")
+
+    with_store(small_disk, scenario)
+
+
+def test_a_root_that_vanishes_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
+    root = tmp_path / "avatars"
+    by_hand(root, "anna")
+
+    async def scenario(store: LocalStore) -> None:
+        await store.create("ben", bundle())
+        root.rename(tmp_path / "away")
+        for attempt in (
+            ids(store),
+            read(store, "anna", "preview.png"),
+            store.create("carl", bundle()),
+            store.delete("anna"),
+        ):
+            with pytest.raises(StoreUnavailable, match="avatars"):
+                await attempt
+        assert not root.exists()
+        (tmp_path / "away").rename(root)
+        assert await ids(store) == ["anna", "ben"]
+        shutil.rmtree(root / ".opentalking")
+        await store.create("carl", bundle())
+        await store.delete("anna")
+        assert await ids(store) == ["ben", "carl"]
+
+    with_store(root, scenario)
+
+
+# -- people with a shell
+
+
+def test_bundles_made_edited_and_removed_by_hand_are_seen(tmp_path: Path) -> None:
+    async def scenario(store: LocalStore) -> None:
+        async def versions() -> dict[str, str]:
+            return {found.avatar_id: found.version async for found in store.scan()}
+
+        empty = store.change_stamp()
+        home = by_hand(tmp_path, "anna", {"preview.png": b"x"})
+        assert store.change_stamp() != empty
+        await asyncio.sleep(0.1)
+        assert await versions() == {}  # no manifest yet: somebody is still copying
+        unfinished = store.change_stamp()
+        assert store.change_stamp() == unfinished
+        (home / "manifest.json").write_bytes(b'{"fps": 24}')
+        assert store.change_stamp() != unfinished
+        await asyncio.sleep(0.1)
+        first = await versions()
+        times = (home / "manifest.json").stat()
+        (home / "manifest.json").write_bytes(b'{"fps": 25}')
+        os.utime(home / "manifest.json", ns=(times.st_atime_ns, times.st_mtime_ns))  # as `rsync -t` and `cp -p` do
+        assert set(first) == set(await versions()) == {"anna"}
+        assert first != await versions()
+        await asyncio.sleep(0.1)
+        before = store.change_stamp()
+        shutil.rmtree(home)
+        assert store.change_stamp() != before
+        assert await versions() == {}
+
+    with_store(tmp_path, scenario)
+
+
+def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+    for name in (".git", "no manifest", "with.dot", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.txt").write_bytes(b"x")
+    (tmp_path / "with.dot" / "manifest.json").write_bytes(b"{}")
+    (tmp_path / "README").write_bytes(b"x")
+    os.mkfifo(by_hand(tmp_path, "anna") / "pipe")
+    (tmp_path / "anna" / ".DS_Store").write_bytes(b"x")
+
+    async def scenario(store: LocalStore) -> None:
+        assert await ids(store) == ["anna"]
+        assert set(await infos(store, "anna")) == set(bundle())
+        for avatar_id, path in (
+            ("anna", "pipe"),
+            ("anna", ".DS_Store"),
+            ("notes", "todo.txt"),
+            ("README", "manifest.json"),
+        ):
+            with pytest.raises(NotFound):
+                await read(store, avatar_id, path)
+        for avatar_id in ("notes", "empty", "README", ".git"):
+            with pytest.raises(NotFound):
+                await store.delete(avatar_id)
+
+    with_store(tmp_path, scenario)
+    assert (tmp_path / "notes" / "todo.txt").exists()
+
+
+def test_links_lead_nowhere_but_to_files_inside_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outside = by_hand(tmp_path / "outside", "secret")
+    root = tmp_path / "avatars"
+    home = by_hand(root, "anna")
+    (root / "linked").symlink_to(outside)
+    (root / "alias").symlink_to("anna")
+    (home / "secret.png").symlink_to(outside / "preview.png")
+    (home / "secrets").symlink_to(outside)
+    (home / "passwd").symlink_to("../../../../../../../../etc/passwd")
+    (home / "reference.png").symlink_to("preview.png")
+    (home / "loop").symlink_to("loop")
+    by_hand(root, "fake", {"preview.png": b"x"})
+    (root / "fake" / "manifest.json").symlink_to(outside / "manifest.json")
+
+    async def scenario(store: LocalStore) -> None:
+        assert await ids(store) == await ids(store) == ["anna"]
+        assert set(await infos(store, "anna")) == {*bundle(), "reference.png"}
+        assert await read(store, "anna", "reference.png") == bundle()["preview.png"]
+        for path in ("secret.png", "secrets/preview.png", "passwd", "loop"):
+            with pytest.raises(NotFound):
+                await read(store, "anna", path)
+        for avatar_id in ("linked", "alias"):
+            for attempt in (read(store, avatar_id, "preview.png"), infos(store, avatar_id), store.delete(avatar_id)):
+                with pytest.raises(NotFound):
+                    await attempt
+        await store.delete("anna")
+
+    with_store(root, scenario)
+    assert caplog.text.count("linked is a symbolic link") == 1
+    assert {path.name for path in outside.iterdir()} == {"manifest.json", "preview.png", "frames"}
+    with_store_through = tmp_path / "link to root"
+    with_store_through.symlink_to(root)
+    with_store(with_store_through, lambda store: store.create("ben", bundle()))
+    assert with_store(root, ids) == ["ben"]
+
+
+def test_a_hidden_folder_that_is_a_link_is_not_swept(tmp_path: Path) -> None:
+    precious = tmp_path / "precious" / ("0" * 32)
+    precious.mkdir(parents=True)
+    root = tmp_path / "avatars"
+    root.mkdir()
+    (root / ".opentalking").symlink_to(precious.parent)
+    with pytest.raises(StoreUnavailable, match="symbolic link"):
+        with_store(root, lambda store: store.create("anna", bundle()))
+    assert precious.exists()
+
+
+def test_the_layout_is_the_folder_layout(tmp_path: Path) -> None:
+    with_store(tmp_path, lambda store: store.create("anna", bundle()))
+    files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert set(files) == {f"anna/{path}" for path in bundle()}
+    mask = os.umask(0)
+    os.umask(mask)
+    assert files["anna/preview.png"].stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_fresh_file_has_no_version_to_rely_on(tmp_path: Path) -> None:
+    """It may be changed again within the same tick of the file system's clock."""
+    (tmp_path / "x").touch()
+    status = (tmp_path / "x").stat()
+    assert disk.version(status) != disk.version(status)
+    time.sleep(0.1)
+    assert disk.version(status) == disk.version(status)
+
+
+# -- URLs
+
+
+@pytest.mark.parametrize(
+    "url", ["file://host/srv", "file:relative", "file:///srv?x=1", "file:///srv#x", "file:///a%00b", "file:"]
+)
+def test_wrong_urls_are_refused(url: str) -> None:
+    with pytest.raises(InvalidURL, match="file"):
+        open_bundle_store(url)
+
+
+def test_only_file_urls_are_opened_and_nothing_is_touched(tmp_path: Path) -> None:
+    assert open_bundle_store("s3://bucket") is None
+    assert open_bundle_store("memory://x") is None
+    for url in ((tmp_path / "a b%").as_uri(), "FILE://localhost/srv", "file:/srv"):
+        store = open_bundle_store(url)
+        assert store is not None
+        assert store.url == url
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_plugin_stays_light(start: Start) -> None:
+    code = "import opentalking_local_storage, sys; sys.exit('opentalking_local_storage.store' in sys.modules)"
+    child = start(code)
+    child.communicate()
+    assert child.returncode == 0
