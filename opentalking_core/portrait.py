@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +38,8 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
     if not data:
         raise InvalidRequest("the image is empty: send a JPEG, PNG or WebP picture")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # Ignored are warnings of damaged metadata, and of sizes, which are looked at here.
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise InvalidRequest(
@@ -46,7 +48,7 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
             return np.asarray(_upright_rgb(image, max_width, max_height))
     except InvalidRequest:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise InvalidRequest(
             f"the image has too many pixels; at most {MAX_PIXELS // 1024**2} megapixels are accepted"
         ) from None
