@@ -98,7 +98,8 @@ class BundleStore(Protocol):
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
         """Write a new bundle, `manifest.json` included: whole, durable, or not at all. Raises AlreadyExists, StoreFull.
 
-        Of several creators of one id exactly one succeeds.
+        Of several creators of one id exactly one succeeds. Raises ValueError, before anything is written, for an id or
+        a path that can't be one, or no manifest.json; what a stream of `files` raises comes through.
         """
         ...
 

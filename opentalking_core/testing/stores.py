@@ -33,11 +33,10 @@ T = TypeVar("T")
 MiB = 1024 * 1024
 NOT_IDS = ("", ".", "..", "../x", "x/y", "/etc", "..\\x", "x\0", "%2e%2e", ".x", "x" * 5000)
 NOT_PATHS = (
-    *("", ".", "..", "../other/manifest.json", "frames/../manifest.json", "/etc/passwd", "frames\\0.png"),
+    *("", ".", "..", "../other/manifest.json", "frames/../manifest.json", "/etc/passwd", "/manifest.json", "frames/"),
     *(
         "frames//0.png",
-        "frames/",
-        "/manifest.json",
+        "frames\\0.png",
         "manifest.json\0",
         "\ud800.png",
         ".hidden",
