@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,13 +21,15 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
 #: An id becomes a folder's name, and file systems take 255 bytes; a store may need a few for a prefix of its own.
 MAX_ID_BYTES = 200
+_ASCII_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def is_avatar_id(text: str) -> bool:
     """Whether `text` can be an avatar's id: letters, marks and digits of any script, `-` and `_`; at most 200 bytes."""
+    if text.isascii():  # nearly all ids, of which a scan checks thousands
+        return _ASCII_ID.fullmatch(text) is not None
     return (
-        bool(text)
-        and all(char in "-_" or unicodedata.category(char)[0] in "LMN" for char in text)
+        all(char in "-_" or unicodedata.category(char)[0] in "LMN" for char in text)
         and len(text.encode()) <= MAX_ID_BYTES
     )
 

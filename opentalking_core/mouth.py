@@ -22,6 +22,7 @@ class MouthLandmarks:
             20, in the order of the bundle format.
         inner_mouth: the outline of the mouth's opening, likewise.
         face_box: (left, top, right, bottom) around the face, or None if the detector can't tell.
+        source: what a manifest's `mouth_polygon_source` shall say, such as "mediapipe"; the plugin's name if None.
 
     Coordinates may lie a little outside 0..1 where a face is cut off by the picture's edge.
 
@@ -32,6 +33,7 @@ class MouthLandmarks:
     outer_lip: Sequence[Point]
     inner_mouth: Sequence[Point]
     face_box: tuple[float, float, float, float] | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("outer_lip", "inner_mouth"):
@@ -54,7 +56,7 @@ def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
 
     Args:
         landmarks: what the detector returned.
-        detector: the name to record in `mouth_polygon_source`.
+        detector: the name of its plugin.
 
     Returns:
         `mouth_polygon_source`, `animation` (centre, half width, half height, outlines) and, if known, `face_box`;
@@ -63,7 +65,7 @@ def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
     outer = [(_fraction(x), _fraction(y)) for x, y in landmarks.outer_lip]
     xs, ys = [x for x, _ in outer], [y for _, y in outer]
     metadata: dict[str, Any] = {
-        "mouth_polygon_source": detector,
+        "mouth_polygon_source": landmarks.source or detector,
         "animation": {
             "mouth_center": [_fraction(sum(xs) / len(xs)), _fraction(sum(ys) / len(ys))],
             "mouth_rx": _fraction((max(xs) - min(xs)) / 2),

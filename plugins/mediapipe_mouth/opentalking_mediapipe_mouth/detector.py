@@ -88,6 +88,7 @@ class MouthDetector:
             outer_lip=[mesh[i] for i in OUTER_LIP],
             inner_mouth=[mesh[i] for i in INNER_MOUTH],
             face_box=_bounds(mesh),
+            source="mediapipe",
         )
 
     def close(self) -> None:
