@@ -37,3 +37,6 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy opentalking_core $(foreach p,$(PLUGINS),plugins/$(p)/opentalking_$(p))
 	$(RUN)/lint-imports
+
+bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)
+	$(RUN)/python -m benchmarks

@@ -1,0 +1,74 @@
+"""What is served and uploaded: folders of bundles, and pictures that compress like photographs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from opentalking_core.drawn_portrait import draw_portrait
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: The id of a bundle that every folder holds, and that uploads are based on.
+BASE = "avatar-000000"
+
+_LINKS = 30_000  # hard links to one preview; ext4 allows 65,000
+
+
+def make_bundles(folder: Path, count: int, preview: bytes) -> Path:
+    """Put `count` bundles of type wav2lip into a new `folder`; they share their previews' disk space."""
+    folder.mkdir()
+    shared = ""
+    for number in range(count):
+        avatar_id = f"avatar-{number:06}"
+        bundle = f"{folder}/{avatar_id}"
+        os.mkdir(bundle)  # noqa: PTH102  # pathlib would take longer than the system calls
+        with open(f"{bundle}/manifest.json", "wb") as file:  # noqa: PTH123
+            file.write(_manifest(avatar_id, number))
+        if number % _LINKS:
+            os.link(shared, f"{bundle}/preview.png")
+        else:
+            shared = f"{bundle}/preview.png"
+            with open(shared, "wb") as file:  # noqa: PTH123
+                file.write(preview)
+    return folder
+
+
+def _manifest(avatar_id: str, number: int) -> bytes:
+    mouth = {"center": [0.5, 0.62], "rx": 0.08, "ry": 0.03}
+    metadata = {"reference_mode": "image", "frame_dir": "frames", "animation": {"mouth": mouth}}
+    manifest: dict[str, object] = {"id": avatar_id, "name": f"Avatar {number}", "model_type": "wav2lip", "fps": 25}
+    manifest |= {"sample_rate": 16000, "width": 412, "height": 548, "version": "1.0", "metadata": metadata}
+    return json.dumps(manifest, indent=2).encode()
+
+
+def preview_png() -> bytes:
+    """A preview of about 257 KB."""
+    file = io.BytesIO()
+    _photo(412, 548, grain=3, clouds=3).save(file, "PNG")
+    return file.getvalue()
+
+
+def portrait_jpeg() -> bytes:
+    """A portrait of 790x1166 pixels and about 300 KB, as a phone or a picture agency would give it."""
+    file = io.BytesIO()
+    _photo(790, 1166, grain=5, clouds=6).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _photo(width: int, height: int, *, grain: float, clouds: float) -> Image.Image:
+    """A drawn portrait with a camera's grain and a texture of three sizes; without them it would compress too well."""
+    random = np.random.default_rng(1)
+    pixels = np.asarray(draw_portrait(width, height).image, np.float64)
+    pixels = pixels + random.normal(0, grain, (height, width, 1))
+    for size in (4, 16, 64):
+        small = random.normal(0, clouds, (height // size + 1, width // size + 1)).astype(np.float32)
+        texture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = pixels + np.asarray(texture)[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

@@ -1,0 +1,169 @@
+"""Load and clocks: wrk for throughput, and functions that run in client processes of their own."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import multiprocessing.util
+import os
+import re
+import shutil
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, NamedTuple
+
+from opentalking_core.host import PluginHost
+from opentalking_core.portrait import decode_portrait, encode_png
+
+from .bundles import BASE
+
+if TYPE_CHECKING:
+    from .processes import Server
+
+
+class Rate(NamedTuple):
+    """What one run of wrk saw."""
+
+    per_second: float
+    cpu_microseconds: float  # of the server, per request
+
+
+def throughput(server: Server, path: str, seconds: float, headers: tuple[str, ...] = ()) -> Rate:
+    """Requests per second of 8 connections, kept alive, to one URL."""
+    program = shutil.which("wrk")
+    assert program is not None
+    options = [option for header in headers for option in ("-H", header)]
+    before = server.cpu_seconds()
+    command = [program, "-t1", "-c8", f"-d{max(1, round(seconds))}s", "--timeout", "60s", *options, server.url(path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    cpu = server.cpu_seconds() - before
+    if "Non-2xx or 3xx" in output:
+        raise RuntimeError(f"{server.name} failed under load:\n{output}")
+    requests = int(re.findall(r"(\d+) requests in", output)[0])
+    return Rate(float(re.findall(r"Requests/sec: +([\d.]+)", output)[0]), cpu / max(1, requests) * 1e6)
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Processes for the functions below, with nothing inherited from this one."""
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_quiet)
+
+
+def _quiet() -> None:
+    """MediaPipe's libraries write to standard error; what goes wrong comes back as an exception."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def paced_gets(port: int, path: str, seconds: float, interval: float = 0.01) -> list[float]:
+    """GET at fixed moments over one connection.
+
+    Returns:
+        The seconds from each planned moment to the answer's last byte; so one slow answer also shows in the ones that
+        had to wait for it.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    latencies = []
+    start = time.perf_counter()
+    for number in range(round(seconds / interval)):
+        planned = start + number * interval
+        if time.perf_counter() - start > 2 * seconds:  # hopelessly late
+            break
+        time.sleep(max(0.0, planned - time.perf_counter()))
+        connection.request("GET", path)
+        _read(connection, 200)
+        latencies.append(time.perf_counter() - planned)
+    connection.close()
+    return latencies
+
+
+class Uploads(NamedTuple):
+    """What clients that upload saw."""
+
+    seconds: float
+    latencies: list[float]
+    refused: int  # with 503, because the queue was full
+
+
+def uploads(port: int, image: bytes, clients: int, seconds: float, at_most: int | None = None) -> Uploads:
+    """POST /avatars/custom from `clients` threads, each over its connection and one upload after the other."""
+    latencies: list[float] = []
+    refused: list[float] = []
+    start = time.perf_counter()
+
+    def client() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        while time.perf_counter() - start < seconds and (at_most is None or len(latencies) < at_most):
+            sent = time.perf_counter()
+            connection.request("POST", "/avatars/custom", *_form(image))
+            answered = _read(connection, 200, 503)
+            (latencies if answered == 200 else refused).append(time.perf_counter() - sent)
+            if answered == 503:
+                time.sleep(0.1)
+        connection.close()
+
+    with ThreadPoolExecutor(clients) as threads:
+        for done in [threads.submit(client) for _ in range(clients)]:
+            done.result()
+    return Uploads(time.perf_counter() - start, latencies, len(refused))
+
+
+def _form(image: bytes) -> tuple[bytes, dict[str, str]]:
+    def part(name: str, rest: str, data: bytes) -> bytes:
+        return f'--limit\r\nContent-Disposition: form-data; name="{name}"{rest}\r\n\r\n'.encode() + data + b"\r\n"
+
+    fields = part("name", "", b"Benchmark") + part("base_avatar_id", "", BASE.encode())
+    file = part("image", '; filename="portrait.jpg"\r\nContent-Type: image/jpeg', image)
+    return fields + file + b"--limit--\r\n", {"Content-Type": "multipart/form-data; boundary=limit"}
+
+
+def _read(connection: http.client.HTTPConnection, *expected: int) -> int:
+    response = connection.getresponse()
+    body = response.read()
+    if response.status not in expected:
+        raise RuntimeError(f"status {response.status}: {body[:500]!r}")
+    return response.status
+
+
+class Codec(NamedTuple):
+    """Seconds of each step of one upload's work on its picture, by itself."""
+
+    decode: float
+    detect: float
+    encode: float
+    mouth_found: bool
+
+
+def codec(image: bytes) -> Codec:
+    """Do an upload's work on its picture once; the first call in a process also loads the detector."""
+    host = _host()
+    start = time.perf_counter()
+    pixels = decode_portrait(image, 1080, 1920)
+    decoded = time.perf_counter()
+    found = any(host.detect_mouth(info.name, pixels) is not None for info in host.detectors())
+    detected = time.perf_counter()
+    encode_png(pixels)
+    return Codec(decoded - start, detected - decoded, time.perf_counter() - detected, found)
+
+
+def codec_rate(image: bytes, seconds: float) -> float:
+    """How often per second one process does that work."""
+    codec(image)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        codec(image)
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+@functools.cache
+def _host() -> PluginHost:
+    host = PluginHost().load()
+    host.startup()
+    multiprocessing.util.Finalize(host, host.shutdown, exitpriority=10)  # atexit isn't called in such processes
+    return host
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))

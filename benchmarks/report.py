@@ -1,0 +1,139 @@
+"""Rows of measurements as tables for a terminal and for docs/, and the picture of the costs."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from .load import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+#: server -> number of bundles -> microseconds of its CPU time per GET /avatars
+Costs = dict[str, dict[int, float]]
+
+HEADER = ("what", "measured", "against", "baseline", "ratio", "by CPU", "target", "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Args:
+        what: was measured.
+        measured: in `unit`; None if the service doesn't do it.
+        unit: of `measured` and `baseline`.
+        against: what the baseline is.
+        baseline: its figure in the same run.
+        ratio: the median of the rounds' ratios of the two.
+        target: what the ratio should be, if anything.
+        at_most: the target is an upper limit.
+        absolute: the target is one of `measured`, not of the ratio.
+        by_cpu: likewise the ratio of requests per second of CPU time, which other load on the machine changes less.
+    """
+
+    what: str
+    measured: float | None
+    unit: str
+    against: str = ""
+    baseline: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+    at_most: bool = False
+    absolute: bool = False
+    by_cpu: float | None = None
+
+    @property
+    def ok(self) -> bool | None:
+        """Whether the target is reached; None without a target."""
+        value = self.measured if self.absolute else self.ratio
+        if self.target is None:
+            return None
+        return value is not None and (value <= self.target if self.at_most else value >= self.target)
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, in the order of HEADER."""
+        target = "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:g}"
+        return (
+            self.what,
+            "not answered" if self.measured is None else f"{_short(self.measured)} {self.unit}",
+            self.against,
+            "" if self.baseline is None else f"{_short(self.baseline)} {self.unit}",
+            "" if self.ratio is None else f"{self.ratio:.2f}",
+            "" if self.by_cpu is None else f"{self.by_cpu:.2f}",
+            f"{target} {self.unit}" if target and self.absolute else target,
+            {True: "ok", False: "miss", None: ""}[self.ok],
+        )
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table, which is also readable as it is."""
+    lines = [HEADER, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    rule = tuple("-" * width for width in widths)
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in (HEADER, rule, *lines[1:])
+    )
+
+
+def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> str:
+    """docs/benchmarks.md"""
+    software = ", ".join(f"{name} {version(name)}" for name in ("falcon", "uvicorn", "pillow"))
+    parts = [
+        "# Benchmarks",
+        "Written by `make bench`, which takes every figure of a table in one run on one machine: compare the ratios,"
+        " not the figures. Medians of interleaved rounds.",
+        f"Machine: {cores()} cores, shared by servers and clients. Python {platform.python_version()}, {software};"
+        " one API process, default settings.",
+        "- *bare*: the least that Falcon on uvicorn can do: a handler that answers with the same bytes from memory, or"
+        " with an empty 304, in the same server with the same options.\n"
+        "- *nginx*: one worker that serves the same bytes from a file, with sendfile and without a log.\n"
+        "- Throughput: wrk, one thread, 8 connections, kept alive; no process is pinned to a core. *By CPU*: requests"
+        " per second of the server's own CPU time, as a ratio.\n"
+        "- Uploads: a JPEG of 790x1166 pixels with the grain of a photograph; the codec work is done in processes that"
+        " have loaded all before. *Decode + max(detect, encode)* is each step alone on an idle machine; *codecs on all"
+        " cores* is decode, detect and encode in one process per core, without HTTP and without writing.\n"
+        "- Latency: 100 GETs per second from a process of its own, timed from the planned moment to the last byte; it"
+        " and the clients that upload share the cores with the service, and so does the bare handler, asked at the same"
+        " time.\n"
+        "- Scan: of a folder that was just written, so its pages may be in the system's cache.",
+        "![CPU time per GET /avatars against the number of bundles](cost_vs_bundles.svg)",
+        *(part for name, rows in results.items() for part in (f"## {name}", table(rows))),
+        *skipped,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw_costs(costs: Costs, file: Path) -> None:
+    """The picture of CPU time per GET /avatars against the number of bundles."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams |= {"svg.hashsalt": "costs", "font.size": 11}
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    styles = {"service": ("#c2410c", "o-"), "bare": ("#1d4ed8", "s--"), "nginx": ("#6b7280", "^:")}
+    labels = {
+        "service": "opentalking-core",
+        "bare": "bare handler, same bytes from memory",
+        "nginx": "nginx, same file",
+    }
+    for name, points in costs.items():
+        colour, style = styles[name]
+        axes.loglog(sorted(points), [points[n] for n in sorted(points)], style, color=colour, label=labels[name])
+    axes.set(xlabel="bundles in the folder", ylabel="CPU time of the server per GET /avatars, µs")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(file, metadata={"Date": None})

@@ -1,0 +1,260 @@
+"""The sections of `make bench`: each takes its measurements and returns rows for a table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import operator
+import time
+from concurrent.futures import wait
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx
+
+from . import load
+from .bundles import BASE, make_bundles, portrait_jpeg, preview_png
+from .processes import Server, bare, nginx, service, wait_for
+from .report import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from .report import Costs
+
+SIZES = (10, 1_000, 10_000)
+MANY = 100_000
+
+
+class Effort(NamedTuple):
+    """How long to measure."""
+
+    rounds: int
+    seconds: float  # of each run of the load generator
+    uploads: int  # of the single client, per round
+    sizes: tuple[int, ...]
+    many: int
+
+
+FULL = Effort(5, 2, 12, SIZES, MANY)
+QUICK = Effort(1, 1, 5, (10, 1_000), 10_000)
+
+
+class Request(NamedTuple):
+    """A request to the service, and what it is compared with."""
+
+    what: str
+    path: str
+    bare: str
+    conditional: bool = False
+    target: float | None = None
+    nginx_target: float | None = None
+
+
+def list_(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """GET /avatars, 304, manifest."""
+    for count in effort.sizes:
+        target = 0.8 if count >= 1_000 else None
+        requests = [
+            Request("GET /avatars", "/avatars", "/list", target=target),
+            Request("304 on /avatars", "/avatars", "/list", True, 0.7),
+            Request("GET manifest", f"/avatars/{BASE}", "/manifest"),
+            Request("304 on manifest", f"/avatars/{BASE}", "/manifest", True),
+        ]
+        yield from _throughput(folder / str(count), count, requests, effort, costs)
+
+
+def preview(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """GET preview."""
+    for count in effort.sizes:
+        requests = [
+            Request("GET preview", f"/avatars/{BASE}/preview", "/preview.png", target=0.8, nginx_target=0.5),
+            Request("304 on preview", f"/avatars/{BASE}/preview", "/preview.png", True),
+        ]
+        yield from _throughput(folder / str(count), count, requests, effort, costs)
+
+
+def _throughput(folder: Path, count: int, requests: Sequence[Request], effort: Effort, costs: Costs) -> Iterator[Row]:
+    folder.mkdir()
+    avatars = make_bundles(folder / "avatars", count, preview_png())
+    with service(avatars) as ours:
+        wait_complete(ours, count)
+        with compared(ours, folder) as others:
+            for request in requests:
+                yield from _compare(request, count, [ours, *others], effort, costs)
+
+
+@contextlib.contextmanager
+def compared(ours: Server, folder: Path) -> Iterator[list[Server]]:
+    """The bare handler, and nginx if it is there, serving the very bytes that the service answers with."""
+    files = folder / "files"
+    files.mkdir()
+    (files / "list").write_bytes(ours.get("/avatars").content)
+    (files / "manifest").write_bytes(ours.get(f"/avatars/{BASE}").content)
+    (files / "preview.png").write_bytes(ours.get(f"/avatars/{BASE}/preview").content)
+    with bare(files) as bare_server, nginx(files) as nginx_server:
+        yield [bare_server, nginx_server] if nginx_server else [bare_server]
+
+
+def _compare(request: Request, count: int, servers: list[Server], effort: Effort, costs: Costs) -> Iterator[Row]:
+    """Run wrk against one server after the other, several rounds; the ratio is the median of the rounds' ratios."""
+    runs: dict[str, tuple[Server, str, tuple[str, ...]]] = {}
+    for server in servers:
+        path = request.path if server.name == "service" else request.bare
+        headers: tuple[str, ...] = ()
+        if request.conditional and server.name == "bare":
+            path = "/not-modified"
+        elif request.conditional:
+            tag = server.get(path).headers.get("etag")
+            if tag is None:
+                yield Row(f"{request.what}, {count:,} bundles", None, "/s", "bare", None, target=request.target)
+                return
+            headers = (f"If-None-Match: {tag}",)
+            status = httpx.get(server.url(path), headers={"If-None-Match": tag}, trust_env=False).status_code
+            assert status == 304, f"{server.name} answers {status} to its own entity tag"
+        runs[server.name] = server, path, headers
+    rates: dict[str, list[load.Rate]] = {name: [] for name in runs}
+    for run in runs.values():
+        load.throughput(run[0], run[1], 1, run[2])  # warm-up
+    for _ in range(effort.rounds):
+        for name, (server, path, headers) in runs.items():
+            rates[name].append(load.throughput(server, path, effort.seconds, headers))
+    if request.bare == "/list" and not request.conditional:
+        for name, measured in rates.items():
+            costs.setdefault(name, {})[count] = median(rate.cpu_microseconds for rate in measured)
+    for other, target in (("bare", request.target), ("nginx", request.nginx_target)):
+        if other in rates:
+            pairs = list(zip(rates["service"], rates[other], strict=True))
+            yield Row(
+                f"{request.what}, {count:,} bundles",
+                median(one.per_second for one, _ in pairs),
+                "/s",
+                other,
+                median(two.per_second for _, two in pairs),
+                median(one.per_second / max(two.per_second, 0.01) for one, two in pairs),
+                target,
+                by_cpu=median(two.cpu_microseconds / max(one.cpu_microseconds, 0.01) for one, two in pairs),
+            )
+
+
+def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """POST /avatars/custom: one client's latency, and the throughput of eight."""
+    image, cores, seconds = portrait_jpeg(), load.cores(), 4 * effort.seconds
+    avatars = make_bundles(folder / "avatars", 1_000, preview_png())
+    with load.processes(cores) as workers, load.processes(1) as clients, service(avatars) as ours:
+        wait_complete(ours, 1_000)
+        wait([workers.submit(load.codec_rate, image, 2) for _ in range(cores)])  # loads the detectors
+        clients.submit(load.uploads, ours.port, image, 8, 600, 5 * cores).result()
+        latencies, sums, ratios = [], [], []
+        for _ in range(effort.rounds):
+            seen = clients.submit(load.uploads, ours.port, image, 1, 600, effort.uploads).result()
+            steps = [workers.submit(load.codec, image).result() for _ in range(effort.uploads)]
+            assert all(step.mouth_found for step in steps), "no mouth found: run `opentalking-core models fetch`"
+            latencies.append(median(seen.latencies) * 1e3)
+            sums.append(1e3 * median(step.decode + max(step.detect, step.encode) for step in steps))
+            ratios.append(latencies[-1] / sums[-1])
+        name = "decode + max(detect, encode)"
+        yield Row("one upload", median(latencies), "ms", name, median(sums), median(ratios), 1.5, at_most=True)
+        with_http, without, ratios, refused = [], [], [], 0
+        for _ in range(effort.rounds):
+            seen = clients.submit(load.uploads, ours.port, image, 8, seconds).result()
+            with_http.append(len(seen.latencies) / seen.seconds)
+            refused += seen.refused
+            done = [workers.submit(load.codec_rate, image, seconds) for _ in range(cores)]
+            without.append(sum(rate.result() for rate in done))
+            ratios.append(with_http[-1] / without[-1])
+        what = "uploads of 8 clients" + (f" ({refused} answered 503)" if refused else "")
+        yield Row(what, median(with_http), "/s", "codecs on all cores", median(without), median(ratios), 0.8)
+
+
+def latency(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """GET /avatars at 100 requests per second, alone and while eight clients upload."""
+    image, seconds = portrait_jpeg(), 10 * effort.seconds
+    avatars = make_bundles(folder / "avatars", 1_000, preview_png())
+    with load.processes(3) as clients, service(avatars) as ours:
+        wait_complete(ours, 1_000)
+        with compared(ours, folder) as others:
+            warm_up = clients.submit(load.uploads, ours.port, image, 8, 600, 10)
+            gets = [clients.submit(load.paced_gets, ours.port, "/avatars", 1) for _ in range(2)]
+            assert warm_up.result().latencies
+            assert all(run.result() for run in gets)
+            for busy in (False, True):
+                uploads = clients.submit(load.uploads, ours.port, image, 8, seconds + 3) if busy else None
+                time.sleep(2 if busy else 0)  # until the queue is full
+                runs = [(ours.port, "/avatars"), (others[0].port, "/list")]
+                both = [clients.submit(load.paced_gets, *run, seconds) for run in runs]
+                measured, baseline = ([1e3 * value for value in run.result()] for run in both)
+                done = uploads.result() if uploads else None
+                when = f"while 8 clients upload {len(done.latencies) / done.seconds:.1f} /s" if done else "idle"
+                for percent, target in ((50, None), (99, 25.0 if busy else None)):
+                    one, two = (quantiles(values, n=100)[percent - 1] for values in (measured, baseline))
+                    what = f"p{percent} of GET /avatars, {when}"
+                    yield Row(what, one, "ms", "bare, meanwhile", two, one / two, target, at_most=True, absolute=True)
+
+
+def startup(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """Time from execution to the first answers, and memory before the first detection, at 1,000 bundles."""
+    avatars = make_bundles(folder / "avatars", 1_000, preview_png())
+    files = folder / "files"
+    files.mkdir()
+    first, complete, memory, bare_start, bare_memory = [], [], [], [], []
+    for _ in range(effort.rounds + 1):
+        with service(avatars) as ours:
+            first.append(wait_for(ours, "/avatars"))
+            complete.append(wait_complete(ours, 1_000))
+            for path in ("/avatars", f"/avatars/{BASE}", f"/avatars/{BASE}/preview", "/health"):
+                ours.get(path)
+            memory.append(ours.memory())
+        (files / "manifest").touch()
+        with bare(files) as other:
+            bare_start.append(wait_for(other, "/not-modified"))
+            bare_memory.append(other.memory())
+    for what, measured, unit, baseline, target in (
+        ("first 200 on GET /avatars", first, "s", bare_start, 1.0),
+        ("GET /avatars lists all 1,000", complete, "s", bare_start, None),
+        ("memory before the first detection", memory, "MB", bare_memory, 150.0),
+    ):
+        one, two = median(measured[1:]), median(baseline[1:])  # the first start warmed up the file cache
+        yield Row(what, one, unit, "bare", two, one / two, target, at_most=True, absolute=True)
+
+
+def scan(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """A start at 100,000 bundles."""
+    count = effort.many
+    avatars = make_bundles(folder / "avatars", count, preview_png())
+    with service(avatars) as ours:
+        first = wait_for(ours, "/health")
+        seconds = wait_complete(ours, count)
+        yield Row(f"/health answers, {count:,} bundles", first, "s", target=1.0, at_most=True, absolute=True)
+        yield Row(f"first scan of {count:,} bundles", seconds, "s", target=30.0, at_most=True, absolute=True)
+        yield Row("memory after it", ours.memory(), "MB", target=300.0, at_most=True, absolute=True)
+        with compared(ours, folder) as others:
+            request = Request("GET /avatars", "/avatars", "/list", target=0.8)
+            yield from _compare(request, count, [ours, *others], effort, costs)
+        yield Row("memory after these", ours.memory(), "MB", target=300.0, at_most=True, absolute=True)
+
+
+def wait_complete(server: Server, count: int) -> float:
+    """Ask until GET /avatars lists `count` avatars; returns the seconds since the server was executed."""
+    wait_for(server, "/avatars")
+    while True:
+        answer = server.get("/avatars").content
+        elapsed = time.perf_counter() - server.started
+        if answer.count(b'"model_type"') >= count:
+            assert len({*map(operator.itemgetter("id"), json.loads(answer))}) == count
+            return elapsed
+        if elapsed > 600:
+            raise RuntimeError(f"after {elapsed:.0f} s GET /avatars lists {answer.count(b'model_type')} of {count}")
+        time.sleep(0.02 if count <= 10_000 else 0.5)
+
+
+#: name -> section, whether it needs wrk
+SECTIONS = {
+    "list": (list_, True),
+    "preview": (preview, True),
+    "upload": (upload, False),
+    "latency": (latency, False),
+    "startup": (startup, False),
+    "scan": (scan, True),
+}
