@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from .manifest import AvatarSummary
+    from .metrics import Metrics
     from .store import BundleStore
 
 log = logging.getLogger(__name__)
@@ -112,10 +113,12 @@ class AvatarCatalog:
     Args:
         store: where the bundles are; entered before `start`.
         refresh_seconds: from one periodic scan to the next, or longer where scans take long.
+        metrics: where scans are counted.
     """
 
-    def __init__(self, store: BundleStore, refresh_seconds: float) -> None:
+    def __init__(self, store: BundleStore, refresh_seconds: float, metrics: Metrics) -> None:
         self._store = store
+        self._metrics = metrics
         self._refresh_seconds = refresh_seconds
         self._change_stamp: Callable[[], Hashable] = (
             store.change_stamp if isinstance(store, ChangeStamp) else lambda: None
@@ -210,7 +213,8 @@ class AvatarCatalog:
                 return
             self._refresh_started = time.monotonic()
             try:
-                await self._refresh()
+                with self._metrics.store_operation("scan"):
+                    await self._refresh()
             except StoreUnavailable as error:
                 if self.problem is None:
                     log.warning("%s can't be scanned; the last known list is served: %s", self._store.url, error)

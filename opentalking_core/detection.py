@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .metrics import Metrics
     from .mouth import MouthLandmarks
     from .workers import WorkerPool
 
@@ -33,10 +34,12 @@ class DetectorChain:
         host: whose detectors to ask.
         pool: where to run them. Plugins that a program registered as objects run in threads of this process whatever
             the pool, because worker processes can't import them.
+        metrics: where detections are counted.
     """
 
-    def __init__(self, host: PluginHost, pool: WorkerPool) -> None:
+    def __init__(self, host: PluginHost, pool: WorkerPool, metrics: Metrics) -> None:
         self._host = host
+        self._outcomes = metrics.detections
         self._pool = pool
         #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
         self.failures: dict[str, str] = {}
@@ -50,10 +53,12 @@ class DetectorChain:
                 else:
                     landmarks = await self._pool.run(_detect_in_worker, self._host.choice, info.name, image)
             except Exception as error:  # a stranger's code; the upload goes on without a mouth
+                self._outcomes.labels(info.name, "failed").inc()
                 self.failures[info.name] = f"{type(error).__name__}: {error}"
                 log.warning("mouth detector %s failed; its picture counts as one without a mouth", info, exc_info=True)
                 continue
             self.failures.pop(info.name, None)
+            self._outcomes.labels(info.name, "none" if landmarks is None else "found").inc()
             if landmarks is not None:
                 return DetectedMouth(landmarks, info.name)
         return None

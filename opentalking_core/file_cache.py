@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
 
+    from .metrics import Metrics
     from .store import BundleStore, FileInfo, FileReader
 
 #: For so many seconds after a look at the store a cached file is answered without another, unless bundles were added
@@ -39,10 +40,12 @@ class FileCache:
         store: where the files are.
         max_bytes: of all entries together; a file of more than a quarter of it isn't kept.
         stamp: differs after bundles were added or removed (`AvatarCatalog.stamp`).
+        metrics: where looks at the store are counted.
     """
 
-    def __init__(self, store: BundleStore, max_bytes: int, stamp: Callable[[], Hashable]) -> None:
+    def __init__(self, store: BundleStore, max_bytes: int, stamp: Callable[[], Hashable], metrics: Metrics) -> None:
         self._store = store
+        self._metrics = metrics
         self._stamp = stamp
         self._largest = max_bytes // 4
         self._files: LRUCache[tuple[str, str], CachedFile] = LRUCache(
@@ -56,7 +59,7 @@ class FileCache:
             return None
         return file
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def open(
         self, avatar_id: str, path: str, check: Callable[[bytes], object] | None = None
     ) -> AsyncIterator[CachedFile | FileReader]:
@@ -71,7 +74,9 @@ class FileCache:
         """
         now, stamp = time.monotonic(), self._stamp()
         key = avatar_id, path
-        async with self._store.open(avatar_id, path) as reader:
+        async with contextlib.AsyncExitStack() as stack:
+            with self._metrics.store_operation("open"):
+                reader = await stack.enter_async_context(self._store.open(avatar_id, path))
             file = self._files.get(key)
             if file is None or file.info.etag != reader.info.etag:
                 if reader.info.size > self._largest:

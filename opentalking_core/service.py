@@ -26,12 +26,13 @@ from .errors import (
 )
 from .file_cache import CachedFile, FileCache
 from .manifest import AvatarManifest, is_avatar_id
+from .metrics import Metrics
 from .portrait import decode_portrait, encode_png, make_thumbnail
 from .store import MANIFEST
 from .workers import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from .catalog import Listing, ListingPage, ListingQuery
     from .detection import DetectedMouth
@@ -75,10 +76,11 @@ class AvatarService:
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
         self._model_types = host.model_types()
         self._workers = WorkerPool(settings.portrait_workers, settings.portrait_time_limit)
-        self._detectors = DetectorChain(host, self._workers)
-        self._catalog = AvatarCatalog(self._store, settings.refresh_seconds)
+        self.metrics = Metrics(lambda: len(self._catalog), lambda: self._uploads)
+        self._detectors = DetectorChain(host, self._workers, self.metrics)
+        self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
         cache_bytes = settings.cache_mb * 1024 * 1024
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp)
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, self.metrics)
         self._thumbnails: LRUCache[tuple[str, str, int, str], bytes | None] = LRUCache(
             cache_bytes // 4, getsizeof=lambda data: len(data or b"") + 1024
         )
@@ -195,7 +197,8 @@ class AvatarService:
             except InvalidManifest as error:
                 raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
             try:
-                await self._store.create(avatar_id, files)
+                with self.metrics.stage("store"), self.metrics.store_operation("create"):
+                    await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
             self._catalog.note_created(avatar_id, manifest)
@@ -207,15 +210,22 @@ class AvatarService:
         """An uploaded portrait's PNG, its (width, height), and where its mouth is."""
         settings = self._settings
         try:
-            pixels = await self._work(
-                decode_portrait, image, settings.custom_avatar_max_width, settings.custom_avatar_max_height
-            )
+            with self.metrics.stage("decode"):
+                pixels = await self._work(
+                    decode_portrait, image, settings.custom_avatar_max_width, settings.custom_avatar_max_height
+                )
         except (WorkerCrashed, TimeoutError) as error:
             log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
             raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
         height, width, _ = pixels.shape
-        picture, mouth = await asyncio.gather(self._work(encode_png, pixels), self._detectors.detect(pixels))
+        picture, mouth = await asyncio.gather(
+            self._timed("encode", self._work(encode_png, pixels)), self._timed("detect", self._detectors.detect(pixels))
+        )
         return picture, (width, height), mouth
+
+    async def _timed(self, stage: str, work: Awaitable[T]) -> T:
+        with self.metrics.stage(stage):
+            return await work
 
     @contextlib.asynccontextmanager
     async def upload(self) -> AsyncIterator[None]:
@@ -249,7 +259,8 @@ class AvatarService:
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
         try:
-            await self._store.delete(avatar_id)
+            with self.metrics.store_operation("delete"):
+                await self._store.delete(avatar_id)
         except NotFound:  # somebody else was faster
             self._catalog.note_deleted(avatar_id)
             raise _no_avatar(avatar_id) from None

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     upload_queue: int = Field(
         default=32, ge=1, le=10_000, description="Uploads taken in at the same time; more are told 503 at once."
     )
+    access_log: bool = Field(default=False, description="Whether to log a line for each request.")
     refresh_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="From one scan for changes made by others to the next, in seconds."
     )

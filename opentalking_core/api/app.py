@@ -14,6 +14,7 @@ from ..service import AvatarService
 from ..settings import Settings
 from .avatars import Avatar, AvatarList, CustomAvatars, Preview
 from .errors import add_error_handlers
+from .observability import MetricsPage, Observability
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -40,7 +41,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if host is None:
         host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
     service = AvatarService(settings, host)
-    app = _App(middleware=[_Lifespan(service, host)])
+    app = _App(middleware=[_Lifespan(service, host), Observability(service.metrics, settings.access_log)])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     app.add_route("/avatars/custom", CustomAvatars(service))
     app.add_route("/avatars/{avatar_id}", Avatar(service))
     app.add_route("/avatars/{avatar_id}/preview", Preview(service))
+    app.add_route("/metrics", MetricsPage(service.metrics))
     health = Health(service)
     app.add_route("/health", health)
     app.add_route("/healthz", health)

@@ -122,7 +122,8 @@ class CustomAvatars(Avatar):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make an avatar from a portrait."""
         async with self._service.upload():
-            form = await read_avatar_form(req, resp)
+            with self._service.metrics.stage("receive"):
+                form = await read_avatar_form(req, resp)
             resp.media = dataclasses.asdict(await self._service.create(form.name, form.base_avatar_id, form.image))
 
 

@@ -1,0 +1,105 @@
+"""Request ids, request metrics and the access log, kept off the hot path."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import logging
+import re
+import secrets
+import threading
+import time
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+if TYPE_CHECKING:
+    from falcon.asgi import Request, Response
+    from prometheus_client import Histogram
+
+    from ..metrics import Metrics
+
+access_log = logging.getLogger("opentalking_core.access")
+
+#: The id of the request that the current task works on; log records carry it as `request_id`.
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could forge a line of a log
+
+
+class RequestIdFilter(logging.Filter):
+    """Adds `request_id` to log records; name it in a logging configuration to have it there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        if not hasattr(record, "request_id"):
+            record.request_id = request_id.get()
+        return True
+
+
+class Observability:
+    """Falcon middleware: answers with the request's X-Request-ID, or with a new one, and counts and logs requests.
+
+    Args:
+        metrics: where requests are counted.
+        log_requests: also write a line for each to the logger `opentalking_core.access`.
+    """
+
+    def __init__(self, metrics: Metrics, log_requests: bool) -> None:
+        self._requests = metrics.requests
+        self._children: dict[tuple[str, str, int], Histogram] = {}
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+        # Lines are written by a thread of their own, so that no answer waits for a terminal or a pipe.
+        self._lines: SimpleQueue[dict[str, Any]] | None = SimpleQueue() if log_requests else None
+        if self._lines is not None:
+            threading.Thread(target=_write_lines, args=[self._lines], name="access-log", daemon=True).start()
+
+    async def process_request(self, req: Request, resp: Response) -> None:
+        """Note the time, and give the request its id."""
+        req.context.started = time.perf_counter()
+        sent = req.get_header("X-Request-ID")
+        own = sent if sent is not None and _CLIENT_ID.fullmatch(sent) else f"{self._prefix}-{next(self._numbers):x}"
+        request_id.set(own)
+        resp.set_header("X-Request-ID", own)
+
+    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
+        """Count the request."""
+        seconds = time.perf_counter() - req.context.started
+        key = (req.method, req.uri_template or "unknown", resp.status_code)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._requests.labels(*key)
+        child.observe(seconds)
+        if self._lines is not None:
+            self._lines.put(
+                {
+                    "request_id": request_id.get(),
+                    "client": req.remote_addr,
+                    "method": req.method,
+                    "path": req.relative_uri[:500],
+                    "status": resp.status_code,
+                    "milliseconds": round(seconds * 1000, 1),
+                }
+            )
+
+
+class MetricsPage:
+    """/metrics"""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """The metrics of this process, for Prometheus."""
+        resp.content_type = CONTENT_TYPE_LATEST
+        resp.data = self._metrics.exposition()
+
+    on_head = on_get
+
+
+def _write_lines(lines: SimpleQueue[dict[str, Any]]) -> None:
+    while True:
+        line = lines.get()
+        access_log.info("%(method)s %(path)s %(status)s %(milliseconds)s ms", line, extra=line)
