@@ -47,11 +47,14 @@ def _log_config(plain: bool) -> dict[str, Any]:
     Args:
         plain: lines for people on a terminal; else JSON objects, one a line.
     """
+    from pythonjsonlogger.core import RESERVED_ATTRS
+
     formatter: dict[str, Any] = (
         {"format": "%(asctime)s %(levelname)-7s %(message)s", "datefmt": "%H:%M:%S"}
         if plain
         else {
             "()": "pythonjsonlogger.json.JsonFormatter",
+            "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's message once more, with escape codes
             "format": "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s",
             "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
         }
