@@ -27,6 +27,9 @@ _MAX_TEXT_BYTES = 8 * 1024
 #: Of a refused body so much is taken in (and thrown away), so that a browser gets to read the answer.
 _MAX_DRAIN_BYTES = 64 * 1024 * 1024
 
+#: The form's reader looks some pieces ahead before it hands one out: small ones let it notice the limit in time.
+_PIECE = 32 * 1024
+
 _form_handler = MultipartFormHandler()
 
 
@@ -83,7 +86,8 @@ async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
         limit -= len(chunk)
         if limit < 0:
             raise _too_large()
-        yield chunk
+        for start in range(0, len(chunk), _PIECE):
+            yield chunk[start : start + _PIECE]
 
 
 async def _read(part: BodyPart, limit: int) -> bytes:
