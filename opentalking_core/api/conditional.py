@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import functools
 from typing import TYPE_CHECKING
 
 import falcon
@@ -24,9 +25,7 @@ def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bo
         modified: seconds since the epoch.
     """
     quoted = f'"{etag}"'
-    resp.set_headers(
-        {"ETag": quoted, "Last-Modified": email.utils.formatdate(modified, usegmt=True), "Cache-Control": REVALIDATE}
-    )
+    resp.set_headers((("ETag", quoted), ("Last-Modified", _http_date(int(modified))), ("Cache-Control", REVALIDATE)))
     wanted = req.get_header("If-None-Match")
     if wanted is not None:
         unchanged = wanted in (quoted, "*") or quoted in (tag.strip().removeprefix("W/") for tag in wanted.split(","))
@@ -75,6 +74,11 @@ def accepts_gzip(req: Request) -> bool:
         if name.strip().lower() in ("gzip", "*"):
             return quality.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     return False
+
+
+@functools.lru_cache(4096)
+def _http_date(modified: int) -> str:
+    return email.utils.formatdate(modified, usegmt=True)
 
 
 def _seconds(date: str) -> float:

@@ -16,7 +16,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 if TYPE_CHECKING:
     from falcon.asgi import Request, Response
-    from prometheus_client import Histogram
 
     from ..metrics import Metrics
 
@@ -48,7 +47,6 @@ class Observability:
 
     def __init__(self, metrics: Metrics, log_requests: bool) -> None:
         self._requests = metrics.requests
-        self._children: dict[tuple[str, str, int], Histogram] = {}
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
         # Lines are written by a thread of their own, so that no answer waits for a terminal or a pipe.
@@ -67,11 +65,7 @@ class Observability:
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
         """Count the request."""
         seconds = time.perf_counter() - req.context.started
-        key = (req.method, req.uri_template or "unknown", resp.status_code)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._requests.labels(*key)
-        child.observe(seconds)
+        self._requests.observe(req.method, req.uri_template or "unknown", resp.status_code, seconds)
         if self._lines is not None:
             self._lines.put(
                 {

@@ -64,6 +64,13 @@ def version(status: os.stat_result) -> str:
     return f"{token}-{now:x}" if now - status.st_ctime_ns < 50_000_000 else token
 
 
+def stamp(status: os.stat_result) -> object:
+    """As `version`, of a folder, and made in less time."""
+    now = time.time_ns()
+    changed = status.st_ctime_ns
+    return (status.st_mtime_ns, changed, status.st_ino, now if now - changed < 50_000_000 else 0)
+
+
 # -- finding and reading
 
 

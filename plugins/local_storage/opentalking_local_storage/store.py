@@ -66,7 +66,7 @@ class LocalStore:
             raise InvalidURL(f"{url} is not absolute; write file:///srv/avatars, with three slashes")
         self.url = url
         self._scratch = Scratch(self._root)
-        self._unfinished: list[Path] = []
+        self._stamped = [str(self._root)]
         self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -93,7 +93,7 @@ class LocalStore:
         while batch := await self._read("the folder", StoreUnavailable, lambda: list(islice(found, _BATCH))):
             for bundle in batch:
                 yield bundle
-        self._unfinished = unfinished[:_WATCHED]
+        self._stamped = [str(folder) for folder in (self._root, *unfinished[:_WATCHED])]
 
     def change_stamp(self) -> Hashable:
         """See `ChangeStamp.change_stamp`. Made from the root's times, so it tells of what other processes did as well.
@@ -102,9 +102,11 @@ class LocalStore:
         they were last scanned are watched likewise. That a manifest was edited shows in `scan` alone.
         """
         stamps = []
-        for folder in (self._root, *self._unfinished):
-            with suppress(OSError):
-                stamps.append(disk.version(folder.stat()))
+        for folder in self._stamped:
+            try:  # every request waits for this, and both Path and `suppress` would cost as much again
+                stamps.append(disk.stamp(os.stat(folder)))  # noqa: PTH116
+            except OSError:
+                continue
         return tuple(stamps)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
