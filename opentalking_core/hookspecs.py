@@ -1,14 +1,15 @@
 """Every hook that an OpenTalking plugin can implement, on one page.
 
-A plugin is a module (or an object) whose functions carry `@hookimpl`; it implements any of these hooks and takes, of
-each hook's arguments, only those that it needs. Hooks are plain functions (never `async def`) that return at once,
-`detect_mouth` and `fetch_models` excepted: what has to wait for a disk or a network is a method of the object that the
-hook returns. Every plugin is imported at every start, so import what is heavy inside the functions.
+A plugin is a module whose functions carry `@hookimpl`, or a class whose methods do and of which each host makes an
+instance; it implements any of these hooks and takes, of each hook's arguments, only those that it needs. Hooks are
+plain functions (never `async def`) that return at once, `detect_mouth` and `fetch_models` excepted: what has to wait
+for a disk or a network is a method of the object that the hook returns. Every plugin is imported at every start, so
+import what is heavy inside the functions.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("opentalking")
 hookimpl = pluggy.HookimplMarker("opentalking")  #: marks a plugin's hook implementations
+
+#: What a client wants to do: "check" is to have a portrait checked without making an avatar of it.
+Action = Literal["list", "read", "create", "check", "delete"]
 
 
 @hookspec
@@ -51,6 +55,17 @@ def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
 def register_model_types() -> Iterable[ModelType]:
     """Return the model types that you add. A name that another plugin has taken stops the start with both names."""
     return ()
+
+
+@hookspec
+def authorize(action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
+    """Say whether who sent `credentials` may do `action`: True, False, or None if you don't know them.
+
+    Asked for the actions that OPENTALKING_PROTECT protects, all plugins each time: one False forbids it, else one True
+    allows it; if all say None the client is not known (401). `avatar_id` is as the client wrote it, and None for
+    "list", "create" and "check"; `credentials` is the Authorization header, None if there is none. Called on the event
+    loop, so it must not wait. If you raise, nothing is done, and the client is told 500.
+    """
 
 
 @hookspec

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .hookspecs import Action
     from .model_types import ModelType
     from .store import BundleStore
 
@@ -140,7 +141,8 @@ class PluginHost:
             self._infos[info.name] = replace(info, status="disabled")
             return
         try:
-            self._register(load(), info)
+            plugin = load()
+            self._register(plugin() if isinstance(plugin, type) else plugin, info)
         except Exception as error:  # a stranger's module can raise anything at all
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             log.warning("plugin %s can't be used: %s", info, reason, exc_info=not isinstance(error, PluginError))
@@ -232,6 +234,26 @@ class PluginHost:
                     )
                 owners[name], types[name] = plugin, model_type
         return types
+
+    def authorize(self, action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
+        """Whether the plugins let a client do something: False if one forbids it, else True if one allows it.
+
+        Args:
+            action: what the client wants to do.
+            avatar_id: to which avatar, as the client wrote it, if to one.
+            credentials: the Authorization header, if there is one.
+
+        Returns:
+            None if no plugin knows the client.
+
+        Raises:
+            PluginError: a plugin answered neither with a bool nor with None.
+            Exception: whatever a plugin raises.
+        """
+        answers = self._manager.hook.authorize(action=action, avatar_id=avatar_id, credentials=credentials)
+        if not all(isinstance(answer, bool) for answer in answers):  # pluggy leaves out those that are None
+            raise PluginError("a plugin's authorize hook returned something else than True, False or None")
+        return all(answers) if answers else None
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yields its name and the files, or what went wrong."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
+
+#: Which actions need a plugin's permission: "writes" are creating, checking and deleting.
+Protect = Literal["nothing", "writes", "everything"]
+
+
+def _protect() -> Protect:
+    """Who sets keys wants them to count."""
+    has_keys = any(map(os.environ.get, ("OPENTALKING_API_KEYS", "OPENTALKING_API_KEYS_FILE")))
+    return "writes" if has_keys else "nothing"
 
 
 def _cores() -> int:
@@ -44,6 +53,11 @@ class Settings(BaseSettings):
     )
     upload_queue: int = Field(
         default=32, ge=1, le=10_000, description="Uploads taken in at the same time; more are told 503 at once."
+    )
+    protect: Protect = Field(
+        default_factory=_protect,
+        description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
+        " or everything (default: writes if keys are set).",
     )
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")
     refresh_seconds: float = Field(

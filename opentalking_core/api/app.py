@@ -12,6 +12,7 @@ import falcon.asgi
 from ..host import PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
+from .access import Access, SecurityHeaders
 from .avatars import Avatar, AvatarList, CustomAvatars, Preview
 from .errors import add_error_handlers
 from .observability import MetricsPage, Observability
@@ -45,6 +46,12 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
+    app.add_middleware(SecurityHeaders())
+    access = Access(host, settings.protect)
+    if settings.protect != "nothing":
+        app.add_middleware(access)
+    elif names := [info.name for info in host.plugins() if "authorize" in info.hooks and info.name != "api_keys"]:
+        log.warning("plugin %s isn't asked who may do what: OPENTALKING_PROTECT says nothing", ", ".join(names))
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/avatars", AvatarList(service))
@@ -52,7 +59,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     app.add_route("/avatars/{avatar_id}", Avatar(service))
     app.add_route("/avatars/{avatar_id}/preview", Preview(service))
     app.add_route("/metrics", MetricsPage(service.metrics))
-    health = Health(service)
+    health = Health(service, access)
     app.add_route("/health", health)
     app.add_route("/healthz", health)
     return app
@@ -83,13 +90,14 @@ class _App(falcon.asgi.App[Any, Any]):
 class Health:
     """/health: which store and detectors are in use, and whether each works."""
 
-    def __init__(self, service: AvatarService) -> None:
+    def __init__(self, service: AvatarService, access: Access) -> None:
         self._service = service
+        self._access = access
 
     async def on_get(self, req: Request, resp: Response) -> None:
-        """200 if avatars can be served, 503 if not."""
+        """200 if avatars can be served, 503 if not; to strangers, if reading is protected, no more than that."""
         health = await self._service.health()
-        resp.media = health
+        resp.media = health if self._access.sees_details(req) else {"status": health["status"]}
         resp.status = falcon.HTTP_503 if health["status"] == "unavailable" else falcon.HTTP_200
 
     on_head = on_get

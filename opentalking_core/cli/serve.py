@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from typing import Annotated, Any
@@ -21,13 +22,19 @@ def serve(
     import uvicorn
 
     from ..api import create_app
-    from .output import errors_in_words, read_settings
+    from .output import err, errors_in_words, read_settings
 
     if avatars is not None:
         os.environ["OPENTALKING_AVATARS_DIR"] = avatars  # where the API processes look too
     settings = read_settings()
     with errors_in_words():
         app = create_app(settings)  # also when several processes make their own: what is wrong shows here, once
+    if settings.protect == "nothing" and not _is_loopback(host):
+        err.print(
+            f"[yellow]warning:[/] whoever reaches {host}:{port} may create and delete avatars;"
+            " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",
+            soft_wrap=True,
+        )
     uvicorn.run(
         app if workers == 1 else "opentalking_core.api:create_app",
         factory=workers > 1,
@@ -39,6 +46,13 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=30,
     )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _log_config(plain: bool) -> dict[str, Any]:

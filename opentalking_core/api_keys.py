@@ -1,0 +1,65 @@
+"""The plugin `api_keys`: whoever sends one of the API's keys may do everything.
+
+    OPENTALKING_API_KEYS        the keys, comma-separated
+    OPENTALKING_API_KEYS_FILE   a file of keys, one per line; blank lines and lines that begin with # don't count
+
+Both are read once, at the start: a key that is added or withdrawn counts after a restart, and no typo in the file can
+open or close a running service.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from pathlib import Path
+
+from .errors import PluginError
+from .hookspecs import hookimpl
+
+#: Shorter keys can be guessed; `openssl rand -hex 32` makes one of 64 characters.
+_SAFE_LENGTH = 20
+
+
+class ApiKeys:
+    """The keys of one host. They are kept as digests, so that no dump, log or error can show one."""
+
+    def __init__(self) -> None:
+        keys = [key.strip() for key in os.environ.get("OPENTALKING_API_KEYS", "").split(",")]
+        self._problem: str | None = None
+        if file := os.environ.get("OPENTALKING_API_KEYS_FILE"):
+            try:
+                lines = Path(file).expanduser().read_text("utf-8").splitlines()
+                keys += [line.strip() for line in lines if not line.startswith("#")]
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                self._problem = f"OPENTALKING_API_KEYS_FILE={file} can't be read: {reason}"
+        keys = [key for key in keys if key]
+        self._shortest = min(map(len, keys), default=_SAFE_LENGTH)
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    @hookimpl
+    def authorize(self, credentials: str | None) -> bool | None:
+        """True for a key, None for anything else: another plugin may know it. Raises PluginError: no file of keys."""
+        if self._problem is not None:
+            raise PluginError(self._problem)
+        scheme, _, key = (credentials or "").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        # Digests have one length, and all are compared whatever the first ones say: the time it takes tells nothing.
+        digest = _digest(key.strip().encode("latin-1", "replace"))  # as header bytes are decoded
+        return True if sum([hmac.compare_digest(digest, known) for known in self._digests]) else None
+
+    @hookimpl
+    def report_problems(self) -> list[str]:
+        """A file that can't be read, and keys that are too short."""
+        problems = [self._problem] if self._problem else []
+        if self._shortest < _SAFE_LENGTH:
+            problems.append(
+                f"a key has only {self._shortest} characters and can be guessed; make one with `openssl rand -hex 32`"
+            )
+        return problems
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

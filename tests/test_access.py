@@ -1,0 +1,288 @@
+"""Access control: API keys, the authorize hook, and the headers that protect browsers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from opentalking_core.hookspecs import hookimpl
+from opentalking_core.testing.running import running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from opentalking_core.testing.fixtures import PutBundle
+
+KEY = "a-long-key-that-nobody-guesses"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+COMMAND = [sys.executable, "-c", "from opentalking_core.cli import app; app()"]
+WRITES = [("POST", "/avatars/custom"), ("DELETE", "/avatars/mine"), ("DELETE", "/avatars/custom")]
+READS = [("GET", "/avatars"), ("GET", "/avatars/mine"), ("GET", "/avatars/mine/preview"), ("HEAD", "/avatars/mine")]
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The service has two keys; this is the second."""
+    monkeypatch.setenv("OPENTALKING_API_KEYS", f"another-long-key-of-somebody, {KEY}")
+    return KEY
+
+
+@pytest.fixture
+def mine(put_bundle: PutBundle) -> str:
+    put_bundle("mine", {"metadata": {"custom_avatar": True}}, {"preview.png": b"\x89PNG"})
+    return "mine"
+
+
+class Team:
+    """A plugin that knows two people: alice may do everything, bob may not delete; and what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    @hookimpl
+    def authorize(self, action: str, avatar_id: str | None, credentials: str | None) -> bool | None:
+        self.asked.append((action, avatar_id, credentials))
+        if credentials == "Team bob":
+            return action != "delete"
+        return True if credentials == "Team alice" else None
+
+
+def test_without_keys_everything_is_open(service: httpx.Client, mine: str) -> None:
+    assert service.get("/avatars").status_code == 200
+    assert service.delete("/avatars/mine").json() == {"deleted": True}
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_keys_protect_writes(keys: str, store_url: str, mine: str, method: str, path: str) -> None:
+    with running_service(store_url) as client:
+        for headers in (None, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-Api-Key": KEY}):
+            answer = client.request(method, path, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+            assert "key" in answer.json()["detail"]
+            assert "wrong" not in answer.text
+        assert client.request(method, path, headers=BEARER).status_code != 401
+        assert all(client.request(*read).status_code == 200 for read in READS if path != "/avatars/mine")
+
+
+@pytest.mark.parametrize("header", [f"bearer {KEY}", f"BEARER   {KEY}", "Bearer another-long-key-of-somebody"])
+def test_every_key_counts_and_the_scheme_in_any_case(keys: str, store_url: str, mine: str, header: str) -> None:
+    with running_service(store_url) as client:
+        assert client.delete("/avatars/mine", headers={"Authorization": header}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(b"", b"Bearer", KEY.encode(), b"Bearer \xff\xfe", b"Bearer " + b"x" * 8000),
+        *(b"Bearer " + key.encode() for key in (KEY[:-1], KEY * 2, f"{KEY},another-long-key-of-somebody")),
+    ],
+)
+def test_what_is_no_key(keys: str, store_url: str, mine: str, header: bytes) -> None:
+    with running_service(store_url) as client:
+        assert client.delete("/avatars/mine", headers={b"Authorization": header}).status_code == 401
+
+
+def test_a_key_beyond_ascii(store_url: str, mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_API_KEYS", "schlüssel-für-die-avatare")
+    with running_service(store_url) as client:
+        header = b"Bearer " + "schlüssel-für-die-avatare".encode()
+        assert client.delete("/avatars/mine", headers={b"Authorization": header}).status_code == 200
+
+
+def test_everything_can_be_protected(keys: str, store_url: str, mine: str) -> None:
+    with running_service(store_url, protect="everything") as client:
+        for method, path in [*READS, *WRITES, ("GET", "/metrics"), ("PUT", "/avatars"), ("GET", "/avatars/nosuch")]:
+            assert client.request(method, path).status_code == 401, path
+        assert all(client.request(*read, headers=BEARER).status_code == 200 for read in READS)
+        assert client.get("/health").json() == {"status": "degraded"}
+        assert "store" in client.get("/health", headers=BEARER).json()
+
+
+def test_protection_without_anybody_who_allows(store_url: str, mine: str) -> None:
+    with running_service(store_url, protect="writes") as client:
+        assert client.delete("/avatars/mine", headers=BEARER).status_code == 401
+        assert client.get("/avatars/mine").status_code == 200
+
+
+def test_a_refused_upload_is_not_read(keys: str, store_url: str) -> None:
+    with running_service(store_url) as client:
+        answer = client.post("/avatars/custom", files={"image": b"x" * 9_000_000})
+        assert answer.status_code == 401
+        assert client.get("/avatars").status_code == 200
+
+
+def test_keys_in_a_file(store_url: str, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text(f"# of the studio\nanother-long-key-of-somebody\n\n  {KEY}  \n")
+    monkeypatch.setenv("OPENTALKING_API_KEYS_FILE", str(tmp_path / "keys"))
+    with running_service(store_url) as client:
+        assert client.delete("/avatars/mine", headers={"Authorization": "Bearer # of the studio"}).status_code == 401
+        assert client.delete("/avatars/mine", headers={"Authorization": "Bearer"}).status_code == 401
+        assert client.delete("/avatars/mine", headers=BEARER).status_code == 200
+
+
+def test_a_file_of_keys_that_cannot_be_read_closes(
+    store_url: str, mine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENTALKING_API_KEYS_FILE", "/nowhere/keys")
+    with running_service(store_url) as client:
+        answer = client.delete("/avatars/mine", headers=BEARER)
+        assert answer.status_code == 500
+        assert "nowhere" not in answer.text
+        assert client.get("/avatars/mine").status_code == 200
+    assert "OPENTALKING_API_KEYS_FILE=/nowhere/keys" in caplog.text
+
+
+def test_keys_show_nowhere(
+    keys: str, store_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for logger in ("opentalking_core", "uvicorn"):
+        caplog.set_level(logging.DEBUG, logger)
+    with running_service(store_url, protect="everything", access_log=True) as client:
+        texts = [client.get(path, headers=BEARER).text for path in ("/avatars", "/health", "/metrics", "/avatars/x")]
+        texts += [client.get("/avatars", headers={"Authorization": f"Bearer {KEY}x"}).text]
+    ran = subprocess.run([*COMMAND, "plugins", "--json"], capture_output=True, text=True, check=True)
+    assert "api_keys" in ran.stdout
+    assert not [text for text in [*texts, caplog.text, ran.stdout, ran.stderr] if KEY in text]
+
+
+def test_a_plugin_decides(store_url: str, mine: str) -> None:
+    team = Team()
+    with running_service(store_url, plugins={"team": team}, protect="everything") as client:
+
+        def status(method: str, path: str, who: str | None) -> int:
+            return client.request(method, path, headers={"Authorization": who} if who else None).status_code
+
+        assert status("GET", "/avatars", None) == 401
+        assert status("GET", "/avatars", "Team carol") == 401
+        assert status("GET", "/avatars", "Team bob") == 200
+        assert status("DELETE", "/avatars/mine", "Team bob") == 403
+        assert status("GET", "/avatars/mine/preview", "Team bob") == 200
+        assert status("DELETE", "/avatars/mine", "Team alice") == 200
+        assert status("GET", "/avatars/custom", "Team alice") == 404
+        assert status("POST", "/avatars/custom", "Team alice") == 400
+    assert team.asked == [
+        ("list", None, None),
+        ("list", None, "Team carol"),
+        ("list", None, "Team bob"),
+        ("delete", "mine", "Team bob"),
+        ("read", "mine", "Team bob"),
+        ("delete", "mine", "Team alice"),
+        ("read", "custom", "Team alice"),
+        ("create", None, "Team alice"),
+    ]
+
+
+def test_one_veto_outweighs_every_permission(keys: str, store_url: str, mine: str) -> None:
+    class Frozen:
+        @hookimpl
+        def authorize(self, action: str) -> bool | None:
+            return False if action == "delete" else None
+
+    with running_service(store_url, plugins={"frozen": Frozen()}) as client:
+        assert client.delete("/avatars/mine", headers=BEARER).status_code == 403
+        assert client.delete("/avatars/mine").status_code == 401
+        assert client.post("/avatars/custom", headers=BEARER).status_code == 400
+
+
+@pytest.mark.parametrize("answer", ["yes", 1, ValueError("the directory of users is down")])
+def test_whatever_goes_wrong_closes(
+    keys: str, store_url: str, mine: str, answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        @hookimpl
+        def authorize(self) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    with running_service(store_url, plugins={"broken": Broken()}) as client:
+        refused = client.delete("/avatars/mine", headers=BEARER)
+        assert refused.status_code == 500
+        assert "directory" not in refused.text
+        assert client.get("/avatars/mine").status_code == 200
+    assert "DELETE /avatars/mine failed" in caplog.text
+
+
+def test_a_plugin_that_is_never_asked_is_mentioned(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with running_service(store_url, plugins={"team": Team()}) as client:
+        assert client.get("/avatars").status_code == 200
+    assert "plugin team isn't asked who may do what" in caplog.text
+
+
+def test_a_browser_elsewhere_can_send_its_key(keys: str, store_url: str, mine: str) -> None:
+    page = {"Origin": "https://studio.example"}
+    with running_service(store_url, protect="everything", cors_origins=("https://studio.example",)) as client:
+        asked = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
+        preflight = client.options("/avatars/mine", headers={**page, **asked})
+        assert preflight.status_code == 200
+        assert "DELETE" in preflight.headers["Access-Control-Allow-Methods"]
+        assert preflight.headers["Access-Control-Allow-Headers"] == "authorization"
+        refused = client.get("/avatars", headers=page)
+        assert refused.status_code == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == "https://studio.example"  # so that it can be read
+        assert client.get("/avatars", headers={**page, **BEARER}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/avatars", "/avatars/mine", "/avatars/mine/preview", "/health", "/nowhere", "/metrics"]
+)
+def test_headers_that_protect(service: httpx.Client, mine: str, path: str) -> None:
+    for method in ("GET", "POST"):
+        headers = service.request(method, path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+
+
+@contextlib.contextmanager
+def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`opentalking-core serve`, with what it prints on standard error."""
+    command = [*COMMAND, "serve", "--port", "0", "--avatars", str(tmp_path / "a")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            yield run
+        finally:
+            run.send_signal(signal.SIGTERM)
+
+
+def read_until_started(run: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it printed before it was ready, and its address."""
+    assert run.stderr is not None
+    before = ""
+    for line in run.stderr:
+        before += line
+        if "running on" in line:
+            return before, json.loads(line)["message"].split()[3]
+    raise AssertionError(f"it did not start: {before}")
+
+
+def test_serve_on_loopback_does_not_warn_nor_say_what_serves(tmp_path: Path) -> None:
+    with served(tmp_path) as run:
+        printed, address = read_until_started(run)
+        assert "warning" not in printed
+        assert "Server" not in httpx.get(f"{address}/avatars", trust_env=False).headers
+
+
+@pytest.mark.parametrize(("environment", "warned"), [({}, True), ({"OPENTALKING_API_KEYS": KEY}, False)])
+def test_serve_warns_beyond_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], warned: bool
+) -> None:
+    import uvicorn
+    from typer.testing import CliRunner
+
+    from opentalking_core.cli import app
+
+    monkeypatch.setattr(uvicorn, "run", lambda *args, **kwargs: None)  # no test listens on the network
+    ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--avatars", str(tmp_path)], env=environment)
+    assert ran.exit_code == 0
+    assert ("may create and delete avatars" in ran.stderr) == warned
