@@ -7,6 +7,7 @@ import logging
 import multiprocessing.util
 from typing import TYPE_CHECKING, NamedTuple
 
+from .errors import PluginError
 from .host import PluginChoice, PluginHost
 
 if TYPE_CHECKING:
@@ -65,8 +66,11 @@ class DetectorChain:
 
 
 def _detect(host: PluginHost, detector: str, image: NDArray[np.uint8]) -> MouthLandmarks | None:
-    host.startup()
-    return host.detect_mouth(detector, image)
+    try:
+        host.startup()
+        return host.detect_mouth(detector, image)
+    except SystemExit as error:  # raised again in the event loop, it would end the server
+        raise PluginError(f"plugin {detector} called sys.exit({error.code!r})") from error
 
 
 def _detect_in_worker(choice: PluginChoice, detector: str, image: NDArray[np.uint8]) -> MouthLandmarks | None:
