@@ -143,7 +143,7 @@ class PluginHost:
         try:
             plugin = load()
             self._register(plugin() if isinstance(plugin, type) else plugin, info)
-        except Exception as error:  # a stranger's module can raise anything at all
+        except (Exception, SystemExit) as error:  # a stranger's module can raise anything at all
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             log.warning("plugin %s can't be used: %s", info, reason, exc_info=not isinstance(error, PluginError))
             self._failed.append(replace(info, status="failed", reason=reason))
@@ -318,7 +318,9 @@ class PluginHost:
 def _single(caller: pluggy.HookCaller, **arguments: Any) -> Any:
     """The answer of a call that reaches one plugin: pluggy makes a list of it unless the hook is firstresult."""
     result = caller(**arguments)
-    return (result[0] if result else None) if isinstance(result, list) else result
+    if caller.spec is not None and caller.spec.opts.get("firstresult"):
+        return result
+    return result[0] if result else None
 
 
 def _describe(entry_point: EntryPoint) -> PluginInfo:
