@@ -16,24 +16,33 @@ from ..host import PluginChoice, PluginHost
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from os import PathLike
 
 
 @contextlib.contextmanager
 def running_service(
-    avatars_url: str, *, plugins: Mapping[str, object] | None = None, real_detectors: bool = False, **settings: object
+    avatars_url: str,
+    *,
+    plugins: Mapping[str, object] | None = None,
+    plugin_files: Iterable[str | PathLike[str]] = (),
+    real_detectors: bool = False,
+    **settings: object,
 ) -> Iterator[httpx.Client]:
     """Serve `avatars_url` in a thread with uvicorn; yields an HTTP client whose base URL is the service.
 
     Args:
         avatars_url: of the bundle store.
         plugins: objects with hooks to register, by name: fake detectors, stores of your own.
-        real_detectors: also use the installed mouth detectors; without them, only those in `plugins` are asked.
+        plugin_files: one-file plugins to load, as OPENTALKING_PLUGINS would; these reach worker processes, too.
+        real_detectors: also use the installed mouth detectors; without them, only those given here are asked.
         settings: fields of `Settings`; portraits are worked on in threads unless `portrait_workers` says otherwise.
     """
     chosen = Settings.model_validate({"portrait_workers": 0, **settings, "avatars_dir": avatars_url})
     disabled = () if real_detectors else installed_detectors()
-    choice = PluginChoice(chosen.plugins, (*chosen.disable_plugins, *disabled), chosen.detectors)
+    choice = PluginChoice(
+        (*chosen.plugins, *map(str, plugin_files)), (*chosen.disable_plugins, *disabled), chosen.detectors
+    )
     host = PluginHost(choice)
     for name, plugin in (plugins or {}).items():
         host.register(plugin, name)

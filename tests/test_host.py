@@ -1,0 +1,488 @@
+"""PluginHost: finding, blocking, ordering, listing plugins, and saying clearly what is wrong with one."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+
+from opentalking_core import InvalidURL, MouthLandmarks, PluginError, hookimpl
+from opentalking_core.host import PluginChoice, PluginHost, PluginInfo
+from opentalking_core.memory_store import MemoryStore
+from opentalking_core.testing.fixtures import FakeMouth
+from opentalking_core.testing.running import running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PICTURE = np.zeros((4, 4, 3), dtype=np.uint8)
+DETECTOR = """
+    from opentalking_core import hookimpl
+
+    @hookimpl
+    def detect_mouth(image):
+        return None
+"""
+
+
+class Install(Protocol):
+    """Installs a distribution with one plugin, as pip would leave it; returns its module's name."""
+
+    def __call__(self, name: str, code: str, *, version: str = ..., attribute: str = ...) -> str: ...
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Installs plugins for the length of a test."""
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    modules = []
+
+    def install(name: str, code: str, *, version: str = "1.2.3", attribute: str = "") -> str:
+        module = f"installed_{name}"
+        modules.append(module)
+        (site / f"{module}.py").write_text(textwrap.dedent(code))
+        metadata = site / f"{module}-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: opentalking-{name}\nVersion: {version}\n")
+        (metadata / "entry_points.txt").write_text(f"[opentalking]\n{name} = {module}{attribute}\n")
+        return module
+
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def host(*, files: tuple[str, ...] = (), disabled: tuple[str, ...] = (), detectors: tuple[str, ...] = ()) -> PluginHost:
+    return PluginHost(PluginChoice(files, disabled, detectors))
+
+
+def info(loaded: PluginHost, name: str) -> PluginInfo:
+    (found,) = [plugin for plugin in loaded.plugins() if plugin.name == name]
+    return found
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+# -- finding
+
+
+def test_our_own_plugins_come_by_the_same_way_as_anybodys(caplog: pytest.LogCaptureFixture) -> None:
+    loaded = host().load()
+    for name, hook in (("model_types", "register_model_types"), ("memory_store", "open_bundle_store")):
+        found = info(loaded, name)
+        assert (found.origin, found.distribution, found.status) == ("distribution", "opentalking-core", "active")
+        assert found.hooks == (hook,)
+        assert found.version
+    assert warnings(caplog) == []
+
+
+def test_an_installed_plugin_is_found_and_listed(install: Install) -> None:
+    install("somebodys", DETECTOR)
+    found = info(host().load(), "somebodys")
+    assert found == PluginInfo(
+        "somebodys", "distribution", "opentalking-somebodys", "1.2.3", "active", ("detect_mouth",), ""
+    )
+    assert str(found) == "somebodys (opentalking-somebodys 1.2.3)"
+
+
+def test_an_entry_point_may_name_an_object(install: Install) -> None:
+    code = """
+        from opentalking_core import hookimpl
+
+        class Plugin:
+            @hookimpl
+            def detect_mouth(self, image):
+                return None
+
+        plugin = Plugin()
+    """
+    install("an_object", code, attribute=":plugin")
+    assert info(host().load(), "an_object").hooks == ("detect_mouth",)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import a_library_that_is_not_there", "ModuleNotFoundError: No module named 'a_library_that_is_not_there'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def (", "SyntaxError"),
+        ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_listed_with_the_reason(
+    install: Install, caplog: pytest.LogCaptureFixture, code: str, reason: str
+) -> None:
+    install("broken", code)
+    install("working", DETECTOR)
+    loaded = host().load()
+    failed = info(loaded, "broken")
+    assert failed.status == "failed"
+    assert reason in failed.reason
+    assert info(loaded, "working").status == "active"
+    (logged,) = warnings(caplog)
+    assert "broken (opentalking-broken 1.2.3)" in logged
+    assert reason in logged
+    assert reason in loaded.problems()["broken"][0]
+
+
+def test_a_broken_plugin_takes_no_service_down(install: Install, store_url: str) -> None:
+    install("broken", "import a_library_that_is_not_there")
+    with running_service(store_url, plugins={"fake": FakeMouth()}) as service:
+        assert service.get("/avatars").json() == []
+        assert service.get("/health").status_code == 200
+
+
+# -- blocking
+
+
+def test_a_disabled_plugin_is_listed_and_never_imported(install: Install) -> None:
+    module = install("unwanted", "raise SystemExit('imported')")
+    loaded = host(disabled=("unwanted",)).load()
+    found = info(loaded, "unwanted")
+    assert (found.status, found.distribution, found.hooks, found.reason) == ("disabled", "opentalking-unwanted", (), "")
+    assert module not in sys.modules
+    assert loaded.problems() == {}
+
+
+def test_the_defaults_can_be_disabled_too() -> None:
+    loaded = host(disabled=("model_types", "memory_store")).load()
+    assert loaded.model_types() == {}
+    with pytest.raises(InvalidURL, match=r"memory_store.*disabled"):
+        loaded.open_bundle_store("memory://x")
+
+
+def test_a_disabled_file_is_not_imported_either(tmp_path: Path) -> None:
+    file = tmp_path / "unwanted.py"
+    file.write_text("1 / 0")
+    assert info(host(files=(str(file),), disabled=("unwanted",)).load(), "unwanted").status == "disabled"
+
+
+def test_a_disabled_object_is_not_asked() -> None:
+    loaded = host(disabled=("fake",)).register(FakeMouth(), "fake").load()
+    assert "fake" not in [detector.name for detector in loaded.detectors()]
+    assert info(loaded, "fake").status == "disabled"
+
+
+@pytest.mark.parametrize("choice", ["disabled", "detectors"])
+def test_a_name_that_no_plugin_has_is_warned_of(caplog: pytest.LogCaptureFixture, choice: Any) -> None:
+    host(**{choice: ("mediapip_mouth",)}).load()
+    (logged,) = warnings(caplog)
+    assert "'mediapip_mouth'" in logged
+    assert "memory_store" in logged, "the names that exist"
+
+
+# -- plugins in a single file
+
+
+def test_a_single_file_is_a_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "my_plugin.py"
+    file.write_text(textwrap.dedent(DETECTOR))
+    loaded = host(files=(str(file),)).load()
+    found = info(loaded, "my_plugin")
+    assert (found.origin, found.distribution, found.status) == ("file", str(file), "active")
+    assert "my_plugin" in [detector.name for detector in loaded.detectors()]
+
+
+def test_a_relative_path_and_a_dataclass_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
+    )
+    Path("relative.py").write_text(code + textwrap.dedent(DETECTOR))
+    assert info(host(files=("./relative.py",)).load(), "relative").status == "active"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "reason"),
+    [
+        ("missing.py", None, "there is no file"),
+        ("raising.py", "raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("picture.png", "x = 1", "not a Python file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_listed_with_the_reason(
+    tmp_path: Path, name: str, code: str | None, reason: str
+) -> None:
+    file = tmp_path / name
+    if code is not None:
+        file.write_text(code)
+    failed = info(host(files=(str(file),)).load(), file.stem)
+    assert failed.status == "failed"
+    assert reason in failed.reason
+    assert failed.distribution == str(file)
+
+
+def test_a_file_named_like_another_plugin_is_refused_naming_both(tmp_path: Path) -> None:
+    file = tmp_path / "memory_store.py"
+    file.write_text(textwrap.dedent(DETECTOR))
+    found = [plugin for plugin in host(files=(str(file),)).load().plugins() if plugin.name == "memory_store"]
+    assert sorted(plugin.status for plugin in found) == ["active", "failed"]
+    (failed,) = [plugin for plugin in found if plugin.status == "failed"]
+    assert "opentalking-core" in failed.reason
+    assert str(file) in failed.reason
+
+
+# -- plugins that misuse the hooks
+
+
+class Misspelt:
+    @hookimpl
+    def detect_mouths(self, image: object) -> None: ...
+
+
+class UnknownArgument:
+    @hookimpl
+    def detect_mouth(self, picture: object) -> None: ...
+
+
+class Asynchronous:
+    @hookimpl
+    async def detect_mouth(self, image: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("plugin", "words"),
+    [
+        (Misspelt(), ["detect_mouths"]),
+        (UnknownArgument(), ["detect_mouth", "picture"]),
+        (Asynchronous(), ["detect_mouth", "async def"]),
+    ],
+)
+def test_a_wrong_hook_is_refused_naming_plugin_and_hook(plugin: object, words: list[str]) -> None:
+    fresh = host()
+    with pytest.raises(PluginError) as caught:
+        fresh.register(plugin, "somebodys")
+    for word in ("somebodys", *words):
+        assert word in str(caught.value)
+    assert fresh.detectors() == [], "it is not half registered"
+    fresh.register(FakeMouth(), "somebodys")
+    assert len(fresh.detectors()) == 1
+
+
+def test_a_misspelt_hook_of_an_installed_plugin_is_listed(install: Install) -> None:
+    install("typo", DETECTOR.replace("detect_mouth", "detect_mouht"))
+    failed = info(host().load(), "typo")
+    assert failed.status == "failed"
+    assert "detect_mouht" in failed.reason
+
+
+def test_a_name_can_be_registered_once() -> None:
+    with pytest.raises(PluginError, match="two plugins are named 'fake'"):
+        host().register(FakeMouth(), "fake").register(FakeMouth(), "fake")
+
+
+# -- stores
+
+
+class Memory:
+    """A second plugin that opens memory:// and example://."""
+
+    @hookimpl
+    def open_bundle_store(self, url: str) -> MemoryStore | None:
+        return MemoryStore(url) if url.startswith(("memory://", "example://")) else None
+
+
+def test_a_store_of_a_registered_plugin_is_opened() -> None:
+    store, plugin = host().register(Memory(), "mine").load().open_bundle_store("example://x")
+    assert isinstance(store, MemoryStore)
+    assert (plugin.name, plugin.origin) == ("mine", "registered")
+
+
+def test_a_service_runs_over_a_store_that_the_core_does_not_know() -> None:
+    with running_service("example://served", plugins={"mine": Memory(), "fake": FakeMouth()}) as service:
+        assert service.get("/avatars").json() == []
+        assert service.get("/health").json()["store"]["plugin"] == "mine"
+
+
+def test_two_plugins_that_open_one_url_are_both_named() -> None:
+    loaded = host().register(Memory(), "mine").load()
+    with pytest.raises(PluginError) as caught:
+        loaded.open_bundle_store("memory://x")
+    for word in ("mine", "memory_store", "OPENTALKING_DISABLE_PLUGINS"):
+        assert word in str(caught.value)
+    _, plugin = host(disabled=("memory_store",)).register(Memory(), "mine").load().open_bundle_store("memory://x")
+    assert plugin.name == "mine"
+
+
+def test_a_url_that_nobody_opens_says_so_and_shows_no_secret(install: Install) -> None:
+    install("gone", "import a_library_that_is_not_there")
+    with pytest.raises(InvalidURL) as caught:
+        host().load().open_bundle_store("gopher://user:hunter2@host/bucket?token=abc")
+    message = str(caught.value)
+    assert "gopher://host/bucket" in message
+    assert "hunter2" not in message
+    assert "abc" not in message
+    assert "a_library_that_is_not_there" in message, "a plugin that failed may be the one that is missed"
+
+
+@pytest.mark.parametrize("path", ["./avatars", "avatars", "/srv/my avatars", "~/avatars", "/srv/李雷#1?x%20"])
+def test_a_path_becomes_a_file_url(path: str) -> None:
+    seen = []
+
+    class Spy:
+        @hookimpl
+        def open_bundle_store(self, url: str) -> MemoryStore:
+            seen.append(url)
+            return MemoryStore(url)
+
+    host().register(Spy(), "spy").open_bundle_store(path)
+    (url,) = seen
+    assert url == Path(path).expanduser().absolute().as_uri()
+
+
+# -- detectors
+
+
+def named(*names: str, order: tuple[str, ...] = ()) -> list[str]:
+    fresh = host(detectors=order)
+    for name in names:
+        fresh.register(FakeMouth(), name)
+    return [detector.name for detector in fresh.detectors()]
+
+
+def test_detectors_are_asked_by_name_unless_ordered() -> None:
+    assert named("c", "a", "b") == ["a", "b", "c"]
+    assert named("c", "a", "b", order=("b",)) == ["b", "a", "c"]
+    assert named("c", "a", "b", order=("c", "b", "a")) == ["c", "b", "a"]
+
+
+def test_a_detector_is_asked_alone() -> None:
+    one, other = FakeMouth(), FakeMouth()
+    fresh = host().register(one, "one").register(other, "other")
+    assert fresh.detect_mouth("one", PICTURE) == FakeMouth.landmarks
+    assert (len(one.shapes), len(other.shapes)) == (1, 0)
+
+
+@pytest.mark.parametrize("answer", [{"outer_lip": []}, (0.5, 0.5), "mouth", 0, False, []])
+def test_rubbish_from_a_detector_is_the_plugins_error(answer: object) -> None:
+    class Rubbish:
+        @hookimpl
+        def detect_mouth(self, image: object) -> object:
+            return answer
+
+    with pytest.raises(PluginError, match=f"somebodys.*{type(answer).__name__}"):
+        host().register(Rubbish(), "somebodys").detect_mouth("somebodys", PICTURE)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [[(0.1, 0.1), (0.2, 0.2)], [], [(0.1, 0.1), (0.2, float("nan")), (0.3, 0.3)], [(0, 0), (1, 1), (2, 1e999)]],
+)
+def test_landmarks_that_are_no_mouth_cannot_be_made(points: list[tuple[float, float]]) -> None:
+    good = [(0.1, 0.1), (0.2, 0.2), (0.3, 0.1)]
+    for outer, inner in ((points, good), (good, points)):
+        with pytest.raises(ValueError, match=r"lip|mouth"):
+            MouthLandmarks(outer, inner)
+
+
+# -- startup, shutdown, problems, models, model types
+
+
+class Living:
+    """Notes what is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    @hookimpl
+    def startup(self) -> None:
+        self.calls.append("startup")
+
+    @hookimpl
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+class Failing:
+    @hookimpl
+    def startup(self) -> None:
+        raise RuntimeError("cannot start")
+
+    @hookimpl
+    def shutdown(self) -> None:
+        raise RuntimeError("cannot stop")
+
+    @hookimpl
+    def report_problems(self) -> list[str]:
+        raise RuntimeError("cannot tell")
+
+    @hookimpl
+    def fetch_models(self) -> list[Path]:
+        raise RuntimeError("cannot fetch")
+
+
+def test_startup_and_shutdown_are_called_once_and_survive_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    living = Living()
+    fresh = host().register(Failing(), "a_failing").register(living, "b").register(Failing(), "c_failing")
+    fresh.shutdown()
+    assert living.calls == [], "what never started need not end"
+    for _ in range(2):
+        fresh.startup()
+    for _ in range(2):
+        fresh.shutdown()
+    assert living.calls == ["startup", "shutdown"]
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(logged) == 4
+    assert all("failing" in message for message in logged)
+
+
+class Troubled:
+    @hookimpl
+    def report_problems(self) -> list[str]:
+        return ["the model file is missing: run `models fetch`"]
+
+
+def test_problems_are_told_by_plugin() -> None:
+    fresh = host().register(Troubled(), "troubled").register(Failing(), "failing").register(FakeMouth(), "well")
+    problems = fresh.problems()
+    assert problems["troubled"] == ["the model file is missing: run `models fetch`"]
+    assert "cannot tell" in problems["failing"][0]
+    assert "well" not in problems
+
+
+def test_health_shows_what_a_detector_reports_of_itself(store_url: str) -> None:
+    class TroubledMouth(FakeMouth, Troubled): ...
+
+    with running_service(store_url, plugins={"troubled": TroubledMouth()}) as service:
+        answer = service.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    (detector,) = answer.json()["detectors"]
+    assert (detector["plugin"], detector["ok"]) == ("troubled", False)
+    assert "models fetch" in detector["problem"]
+
+
+def test_one_plugin_that_cannot_fetch_does_not_stop_another() -> None:
+    class Fetching:
+        @hookimpl
+        def fetch_models(self) -> list[Path]:
+            return [Path("model.task")]
+
+    results = dict(host().register(Failing(), "failing").register(Fetching(), "fetching").fetch_models())
+    assert results["fetching"] == [Path("model.task")]
+    assert "cannot fetch" in str(results["failing"])
+
+
+def test_a_model_type_that_two_plugins_register_names_both() -> None:
+    class Another:
+        @hookimpl
+        def register_model_types(self) -> list[object]:
+            return [type("Type", (), {"name": "wav2lip", "portrait_recipe": None})()]
+
+    loaded = host().register(Another(), "another").load()
+    with pytest.raises(PluginError) as caught:
+        loaded.model_types()
+    for word in ("wav2lip", "another", "opentalking-core", "OPENTALKING_DISABLE_PLUGINS"):
+        assert word in str(caught.value)
+
+
+def test_each_host_is_its_own() -> None:
+    host().register(FakeMouth(), "fake")
+    assert host().detectors() == []

@@ -1,0 +1,64 @@
+"""The six built-in model types: the contract of each, and what each needs (strict validation in the bundle format)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from opentalking_core.host import PluginHost
+from opentalking_core.testing.model_types import ModelTypeContract, bundle, check
+
+if TYPE_CHECKING:
+    from opentalking_core import ModelType
+
+MODEL_TYPES = PluginHost().load().model_types()
+NAMES = ("wav2lip", "musetalk", "quicktalk", "flashtalk", "flashhead", "mock")
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestBuiltInTypes(ModelTypeContract):
+    @pytest.fixture
+    def model_type(self, name: str) -> ModelType:
+        return MODEL_TYPES[name]
+
+
+def test_there_are_the_documents_six() -> None:
+    assert set(NAMES) <= set(MODEL_TYPES)
+    assert {name for name in NAMES if MODEL_TYPES[name].portrait_recipe} == {"wav2lip"}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "metadata", "where"),
+    [
+        ("wav2lip", ["frames/0.png"], {}, None),
+        ("wav2lip", ["frames/0.JPG"], {"reference_mode": "frames"}, None),
+        ("wav2lip", ["reference.png"], {}, None),
+        ("wav2lip", ["reference.jpg"], {"reference_mode": "image"}, None),
+        ("wav2lip", ["reference.png"], {"reference_mode": "frames"}, "frames/"),
+        ("wav2lip", ["stills/0.png"], {"frame_dir": "stills"}, None),
+        ("wav2lip", ["stills/0.png"], {"frame_dir": "stills/"}, None),
+        ("wav2lip", ["frames/0.png"], {"frame_dir": "stills"}, "stills/"),
+        ("wav2lip", [], {}, "frames/"),
+        ("wav2lip", ["frames/0.txt", "frames/sub/0.png"], {}, "frames/"),
+        ("wav2lip", ["frames/0.png"], {"frame_dir": 3}, "metadata.frame_dir"),
+        ("wav2lip", ["frames/0.png"], {"frame_dir": ""}, "metadata.frame_dir"),
+        ("musetalk", ["full_frames/0.png"], {}, None),
+        ("musetalk", ["frames/0.png"], {}, "full_frames/"),
+        ("quicktalk", [], {"template_video": "/srv/t.mp4", "asset_root": "/srv"}, None),
+        ("quicktalk", [], {"template_video": "/srv/t.mp4"}, "metadata.asset_root"),
+        ("quicktalk", [], {"asset_root": "/srv", "template_video": 3}, "metadata.template_video"),
+        ("quicktalk", [], {"asset_root": "/srv", "template_video": " "}, "metadata.template_video"),
+        ("flashtalk", ["reference.png"], {}, None),
+        ("flashtalk", ["reference.jpg"], {}, None),
+        ("flashtalk", ["frames/0.png"], {}, "reference.png"),
+        ("flashhead", ["reference.jpg"], {}, None),
+        ("flashhead", [], {}, "reference.png"),
+        ("mock", [], {}, None),
+    ],
+)
+def test_each_type_asks_for_what_the_bundle_format_says(
+    name: str, files: list[str], metadata: dict[str, Any], where: str | None
+) -> None:
+    found = check(MODEL_TYPES[name], bundle(MODEL_TYPES[name], dict.fromkeys(files, 1), metadata))
+    assert [problem.where for problem in found if problem.severity == "error"] == ([where] if where else [])
