@@ -12,7 +12,7 @@ import falcon.asgi
 from ..host import PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import Access, SecurityHeaders
+from .access import Access, NoSniff
 from .avatars import Avatar, AvatarList, CustomAvatars, Preview
 from .errors import add_error_handlers
 from .observability import MetricsPage, Observability
@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
-    app.add_middleware(SecurityHeaders())
+    app.add_middleware(NoSniff())
     access = Access(host, settings.protect)
     if settings.protect != "nothing":
         app.add_middleware(access)
