@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import demo, models, plugins, serve, validate
+from . import create, delete, demo, list_avatars, models, plugins, serve, show, validate
 
 app = typer.Typer(
     name="opentalking-core",
@@ -15,6 +15,10 @@ app = typer.Typer(
 )
 app.command()(serve.serve)
 app.command()(demo.demo)
+app.command("list")(list_avatars.list_avatars)
+app.command()(show.show)
+app.command()(create.create)
+app.command()(delete.delete)
 app.command()(validate.validate)
 app.command()(plugins.plugins)
 app.add_typer(models.app)

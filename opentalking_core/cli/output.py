@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import io
+import logging
+import sys
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from ..errors import OpenTalkingError
 from ..host import PluginChoice, PluginHost
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-out = Console(highlight=False)
+#: Lines of what goes to a file or a program are as long as they are: `opentalking-core list | grep` needs whole rows.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False)
 
 
@@ -26,8 +33,25 @@ def errors_in_words() -> Iterator[None]:
     try:
         yield
     except OpenTalkingError as error:
-        err.print(f"[red]error:[/] {error}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with exit code 1 and this sentence."""
+    err.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(1) from None
+
+
+def warn(message: str) -> None:
+    """Say something that the user should know, and go on."""
+    err.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+class _Warnings(logging.Handler):
+    """What the program logs, in words: tracebacks are for a server's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warn(record.getMessage())
 
 
 def read_settings() -> Settings:
@@ -35,12 +59,44 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        for fault in error.errors(include_url=False):
-            variable = f"OPENTALKING_{str(fault['loc'][0]).upper()}"
-            err.print(f"[red]error:[/] {variable}={fault['input']}: {fault['msg']}", soft_wrap=True)
-        raise typer.Exit(1) from None
+        fail("; ".join(wrong_settings(error)))
+
+
+def wrong_settings(error: ValidationError) -> list[str]:
+    """What is wrong with the settings, each sentence naming its variable."""
+    return [
+        f"OPENTALKING_{str(fault['loc'][0]).upper()}={fault['input']}: {fault['msg']}"
+        for fault in error.errors(include_url=False)
+    ]
 
 
 def load_host(settings: Settings) -> PluginHost:
-    """The plugins that the settings choose."""
+    """The plugins that the settings choose. From here on, what the program logs shows as warnings."""
+    log = logging.getLogger("opentalking_core")
+    if not log.handlers:
+        log.addHandler(_Warnings(logging.WARNING))
     return PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on a terminal; yields what to call with how much is done, and of how much."""
+    with _bar(MofNCompleteColumn()) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def sending(path: Path, text: str) -> Iterator[BinaryIO]:
+    """A file, opened; how much of it was read shows as a progress bar on a terminal."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        fail(f"{path} can't be read: {error.strerror}")
+    with _bar(DownloadColumn()) as bar:
+        yield bar.wrap_file(io.BytesIO(content), len(content), description=text)
+
+
+def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), amount)
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

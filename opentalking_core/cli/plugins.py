@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
 
-import typer
+from .options import Json
 
 
-def plugins(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def plugins(as_json: Json = False) -> None:
     """List the plugins: active, disabled and failed ones, their hooks, and what keeps them from working."""
     from rich.markup import escape
     from rich.table import Table

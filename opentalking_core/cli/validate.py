@@ -2,53 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
-from pathlib import Path  # noqa: TC003  # Typer reads the annotation
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Json
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from ..bundle import Problem
     from ..model_types import ModelType
+    from ..store import BundleStore
 
 
 def validate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of avatar bundles, or one bundle.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STORE]",
+            help="Folder or URL of avatar bundles, or the folder of one bundle. [default: $OPENTALKING_AVATARS_DIR]",
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Check avatar bundles strictly; exit code 1 if one has an error."""
-    from ..bundle import list_avatar_dirs
-    from .output import errors_in_words, load_host, out, read_settings
+    from .avatars import existing_store, folder_of
+    from .output import errors_in_words, load_host, out, progress, read_settings
 
-    with errors_in_words():
-        model_types = load_host(read_settings()).model_types()
-        folders = [directory] if (directory / "manifest.json").is_file() else list_avatar_dirs(directory)
-    found = {folder.resolve().name: _check(folder, model_types) for folder in folders}
+    with errors_in_words(), progress("checking bundles") as report:
+        settings = read_settings()
+        location = existing_store(store or settings.avatars_dir)
+        host = load_host(settings)
+        if (folder := folder_of(location)) is not None:
+            found = _check_folders(folder, host.model_types(), report)
+        else:
+            found = asyncio.run(_check_store(host.open_bundle_store(location)[0], host.model_types(), report))
     if as_json:
-        out.print_json(
-            json.dumps([{"id": i, "problems": [dataclasses.asdict(p) for p in found[i]]} for i in found])
-        )  # fmt: skip
+        rows = [{"id": i, "problems": [dataclasses.asdict(problem) for problem in found[i]]} for i in found]
+        out.print_json(json.dumps(rows))
     else:
         _print_table(found)
     if any(problem.severity == "error" for problems in found.values() for problem in problems):
         raise typer.Exit(1)
 
 
-def _check(folder: Path, model_types: Mapping[str, ModelType]) -> list[Problem]:
-    from ..bundle import Problem, load_avatar_bundle, validate_bundle
+def _check_folders(
+    folder: Path, model_types: Mapping[str, ModelType], report: Callable[[int, int], None]
+) -> dict[str, list[Problem]]:
+    """Every folder in it that holds a manifest: also those that a store would pass over, because of their names."""
+    from ..bundle import list_avatar_dirs, load_avatar_bundle, validate_bundle
     from ..errors import InvalidManifest, NotFound
 
-    try:
-        return validate_bundle(load_avatar_bundle(folder, strict=False), model_types)
-    except (InvalidManifest, NotFound) as error:
-        return [Problem("error", "manifest.json", str(error))]
+    bundles = [folder] if (folder / "manifest.json").is_file() else list_avatar_dirs(folder)
+    found = {}
+    for done, path in enumerate(bundles, start=1):
+        try:
+            problems = validate_bundle(load_avatar_bundle(path, strict=False), model_types)
+        except (InvalidManifest, NotFound) as error:
+            problems = [_unreadable(error)]
+        found[path.resolve().name] = problems
+        report(done, len(bundles))
+    return found
 
 
-def _print_table(found: Mapping[str, list[Problem]]) -> None:
+async def _check_store(
+    unopened: BundleStore, model_types: Mapping[str, ModelType], report: Callable[[int, int], None]
+) -> dict[str, list[Problem]]:
+    from ..bundle import AvatarBundle, validate_bundle
+    from ..catalog import read_manifest
+    from .avatars import read_each
+
+    async def read(store: BundleStore, avatar_id: str) -> AvatarBundle:
+        files = {info.path: info.size async for info in store.files(avatar_id)}
+        return AvatarBundle(avatar_id, await read_manifest(store, avatar_id), files)
+
+    async with unopened as store:
+        read_bundles = await read_each(store, read, report)
+    return {
+        avatar_id: validate_bundle(result, model_types) if isinstance(result, AvatarBundle) else [_unreadable(result)]
+        for avatar_id, result in read_bundles.items()
+    }
+
+
+def _unreadable(error: Exception) -> Problem:
+    from ..bundle import Problem
+
+    return Problem("error", "manifest.json", str(error))
+
+
+def _print_table(found: Mapping[str, Iterable[Problem]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,6 +109,7 @@ def _print_table(found: Mapping[str, list[Problem]]) -> None:
             colour = "red" if problem.severity == "error" else "yellow"
             row = (avatar_id, problem.where, problem.message)
             table.add_row(escape(row[0]), f"[{colour}]{problem.severity}[/]", escape(row[1]), escape(row[2]))
-    out.print(table)
     wrong = sum(any(problem.severity == "error" for problem in problems) for problems in found.values())
-    out.print(f"\n{len(found)} bundles, {wrong} with errors")
+    if found:
+        out.print(table)
+    out.print(f"{len(found)} bundles, {wrong} with errors")

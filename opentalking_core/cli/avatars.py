@@ -1,0 +1,278 @@
+"""What the commands do with avatars: in a bundle store or through a server, with the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from ..catalog import read_manifest
+from ..errors import InvalidManifest, NotFound, OpenTalkingError
+from ..manifest import AvatarManifest, AvatarSummary, is_avatar_id
+from .output import load_host, progress, read_settings, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    import httpx
+
+    from ..service import AvatarService
+    from ..store import BundleStore
+
+T = TypeVar("T")
+
+#: Files of a store that are read at the same time.
+_READS = 16
+
+#: Seconds that a server may take for an answer: an upload may wait in its queue, and a first detection loads a model.
+_PATIENCE = 120.0
+
+
+class Avatars(Protocol):
+    """The avatars of a store or of a server. Methods raise OpenTalkingError with a sentence for the user."""
+
+    def summaries(self) -> list[AvatarSummary]:
+        """All that are not hidden, by id."""
+        ...
+
+    def manifest(self, avatar_id: str) -> AvatarManifest:
+        """One avatar's manifest."""
+        ...
+
+    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
+        """Make an avatar from a portrait."""
+        ...
+
+    def delete(self, avatar_id: str) -> None:
+        """Delete a custom avatar."""
+        ...
+
+    def check(self, image: BinaryIO) -> dict[str, Any]:
+        """Check a portrait without making an avatar of it: the body of POST /avatars/check."""
+        ...
+
+
+@contextlib.contextmanager
+def open_avatars(store: str | None, server: str | None, api_key: str | None) -> Iterator[Avatars]:
+    """The avatars that a command's options name: --avatars, else --server, else the environment, else ./avatars.
+
+    Raises:
+        OpenTalkingError: they can't be opened.
+    """
+    if store and server:
+        raise OpenTalkingError("--server and a store exclude each other: name one of them")
+    server = server or (None if store else os.environ.get("OPENTALKING_SERVER"))
+    if server:
+        import httpx
+
+        if not re.match(r"https?://[^/]", server):
+            raise OpenTalkingError(f"{server!r} is no server's address: it looks like http://localhost:8000")
+        api_key = api_key or os.environ.get("OPENTALKING_API_KEY")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        with httpx.Client(base_url=server, headers=headers, timeout=_PATIENCE, follow_redirects=True) as client:
+            yield OnServer(client)
+    else:
+        with asyncio.Runner() as runner:
+            avatars = InStore(store, runner)
+            try:
+                yield avatars
+            finally:
+                runner.run(avatars.close())
+
+
+def existing_store(location: str) -> str:
+    """`location`, unless it is a folder that isn't there: storage would make it, and a typo look like no avatars.
+
+    Raises:
+        NotFound: there is no such folder.
+    """
+    if (folder := folder_of(location)) is not None and not folder.is_dir():
+        raise NotFound(f"there is no folder {folder}; `opentalking-core demo {folder}` makes one with two avatars")
+    return location
+
+
+def folder_of(location: str) -> Path | None:
+    """The folder that a store's path or URL means; None if it is no folder."""
+    if location.startswith("file:"):
+        return Path(unquote(urlsplit(location).path))
+    return None if "://" in location else Path(location).expanduser()
+
+
+async def read_each(
+    store: BundleStore, read: Callable[[BundleStore, str], Awaitable[T]], report: Callable[[int, int], None]
+) -> dict[str, T | OpenTalkingError]:
+    """Read every bundle of an opened store, several at once.
+
+    Args:
+        store: entered.
+        read: reads one, given its id.
+        report: called with how many are read, and of how many, after each.
+
+    Returns:
+        what `read` returned, or the NotFound or InvalidManifest that it raised, by id.
+    """
+    ids = sorted([bundle.avatar_id async for bundle in store.scan()])
+    results: dict[str, T | OpenTalkingError] = {}
+    todo = iter(ids)
+
+    async def read_some() -> None:
+        for avatar_id in todo:
+            try:
+                results[avatar_id] = await read(store, avatar_id)
+            except (InvalidManifest, NotFound) as error:
+                results[avatar_id] = error
+            report(len(results), len(ids))
+
+    await asyncio.gather(*(read_some() for _ in range(_READS)))
+    return dict(sorted(results.items()))
+
+
+class InStore:
+    """The avatars of a bundle store, worked on in this process.
+
+    Args:
+        location: the store's folder or URL; the configured one if None.
+        runner: the event loop for all calls.
+    """
+
+    def __init__(self, location: str | None, runner: asyncio.Runner) -> None:
+        settings = read_settings()
+        if location:
+            settings = settings.model_copy(update={"avatars_dir": location})
+        # One picture at a time: a second worker would be started for nothing.
+        self._settings = settings.model_copy(update={"portrait_workers": min(settings.portrait_workers, 1)})
+        self._host = load_host(settings)
+        self._runner = runner
+        self._service: AvatarService | None = None
+
+    def summaries(self) -> list[AvatarSummary]:
+        """See `Avatars.summaries`."""
+        with progress("reading manifests") as report:
+            found = self._runner.run(self._manifests(report))
+        for avatar_id, manifest in found.items():
+            if isinstance(manifest, InvalidManifest):
+                warn(f"{avatar_id} is left out: {manifest}")
+        return [
+            manifest.summary(avatar_id)
+            for avatar_id, manifest in found.items()
+            if isinstance(manifest, AvatarManifest) and not manifest.is_hidden
+        ]
+
+    async def _manifests(self, report: Callable[[int, int], None]) -> dict[str, AvatarManifest | OpenTalkingError]:
+        async with self._store() as store:
+            return await read_each(store, read_manifest, report)
+
+    def manifest(self, avatar_id: str) -> AvatarManifest:
+        """See `Avatars.manifest`."""
+        return self._runner.run(self._manifest(avatar_id))
+
+    async def _manifest(self, avatar_id: str) -> AvatarManifest:
+        if not is_avatar_id(avatar_id):
+            raise NotFound(f"there is no avatar {avatar_id!r}")
+        async with self._store() as store:
+            try:
+                return await read_manifest(store, avatar_id)
+            except NotFound:
+                raise NotFound(f"there is no avatar {avatar_id!r} in {store.url}") from None
+
+    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
+        """See `Avatars.create`."""
+        existing_store(self._settings.avatars_dir)
+        return self._runner.run(self._opened_service().create(name, base, image.read()))
+
+    def delete(self, avatar_id: str) -> None:
+        """See `Avatars.delete`."""
+        existing_store(self._settings.avatars_dir)
+        self._runner.run(self._opened_service().delete(avatar_id))
+
+    def check(self, image: BinaryIO) -> dict[str, Any]:
+        """See `Avatars.check`."""
+        raise NotImplementedError
+
+    def _store(self) -> BundleStore:
+        return self._host.open_bundle_store(existing_store(self._settings.avatars_dir))[0]
+
+    def _opened_service(self) -> AvatarService:
+        """Not entered: it connects to the store when it needs it, and to check a picture it doesn't."""
+        from ..service import AvatarService
+
+        self._service = self._service or AvatarService(self._settings, self._host)
+        return self._service
+
+    async def close(self) -> None:
+        """End the worker process and what else the service has started."""
+        if self._service is not None:
+            await self._service.__aexit__(None, None, None)
+
+
+class OnServer:
+    """The avatars of a server, by its HTTP API.
+
+    Args:
+        client: whose base URL is the server.
+    """
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def summaries(self) -> list[AvatarSummary]:
+        """See `Avatars.summaries`."""
+        return [_summary(fields) for fields in self._ask("GET", "/avatars").json()]
+
+    def manifest(self, avatar_id: str) -> AvatarManifest:
+        """See `Avatars.manifest`."""
+        return AvatarManifest.parse(self._ask("GET", _avatar_path(avatar_id)).content)
+
+    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
+        """See `Avatars.create`."""
+        data = {"name": name, "base_avatar_id": base}
+        return _summary(self._ask("POST", "/avatars/custom", data=data, files={"image": ("portrait", image)}).json())
+
+    def delete(self, avatar_id: str) -> None:
+        """See `Avatars.delete`."""
+        self._ask("DELETE", _avatar_path(avatar_id))
+
+    def check(self, image: BinaryIO) -> dict[str, Any]:
+        """See `Avatars.check`."""
+        answer: dict[str, Any] = self._ask("POST", "/avatars/check", files={"image": ("portrait", image)}).json()
+        return answer
+
+    def health(self) -> dict[str, Any]:
+        """The body of GET /health, whatever its status."""
+        answer: dict[str, Any] = self._ask("GET", "/health", accept=(200, 503)).json()
+        return answer
+
+    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (200,), **form: Any) -> httpx.Response:
+        import httpx
+
+        server = str(self._client.base_url).rstrip("/")
+        try:
+            response = self._client.request(method, path, **form)
+        except httpx.TimeoutException:
+            raise OpenTalkingError(f"{server} did not answer within {_PATIENCE:.0f} seconds") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise OpenTalkingError(f"{server} can't be reached: {error}; is it the address of a server?") from None
+        is_json = response.headers.get("content-type", "").startswith("application/json")
+        if response.status_code in accept and is_json:
+            return response
+        detail = response.json().get("detail") if is_json and isinstance(response.json(), dict) else None
+        if response.status_code == 401:
+            raise OpenTalkingError(f"{detail or 'the server wants a key'} (--api-key or OPENTALKING_API_KEY)")
+        raise OpenTalkingError(
+            detail or f"{server} answered {response.status_code} {response.reason_phrase}; is it an opentalking-core?"
+        )
+
+
+def _avatar_path(avatar_id: str) -> str:
+    if not is_avatar_id(avatar_id):
+        raise NotFound(f"there is no avatar {avatar_id!r}")
+    return f"/avatars/{quote(avatar_id, safe='')}"
+
+
+def _summary(fields: dict[str, Any]) -> AvatarSummary:
+    names = ("id", "name", "model_type", "width", "height", "is_custom")
+    return AvatarSummary(*(fields[name] for name in names))

@@ -1,0 +1,38 @@
+"""opentalking-core create"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+from .options import ApiKey, Image, Json, Server, Store
+
+
+def create(
+    image: Image,
+    name: Annotated[str, typer.Option(help="The new avatar's name, for people to read.")],
+    base: Annotated[str, typer.Option(metavar="ID", help="The wav2lip avatar that says how the new one is driven.")],
+    avatars: Store = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Make an avatar from a portrait: locate its mouth and write a bundle like the base's."""
+    from rich.markup import escape
+
+    from .avatars import open_avatars
+    from .output import errors_in_words, out, sending, warn
+
+    with errors_in_words(), open_avatars(avatars, server, api_key) as opened:
+        with sending(image, f"making {name}") as file:
+            summary = opened.create(name, base, file)
+        found = "animation" in opened.manifest(summary.id).metadata
+    if as_json:
+        out.print_json(json.dumps(dataclasses.asdict(summary)))
+    else:
+        out.print(f"made {escape(summary.id)}, {summary.width} x {summary.height}", soft_wrap=True)
+    if not found:
+        warn("no mouth was found in the picture, so the avatar has no animation; `check` says what to improve")
