@@ -23,17 +23,23 @@ class MouthLandmarks:
         inner_mouth: the outline of the mouth's opening, likewise.
         face_box: (left, top, right, bottom) around the face, or None if the detector can't tell.
         source: what a manifest's `mouth_polygon_source` shall say, such as "mediapipe"; the plugin's name if None.
+        faces: how many faces the picture shows, this one included, or None if the detector can't tell.
+        pose: (yaw, pitch, roll) of the head in degrees, or None if the detector can't tell. (0, 0, 0) looks into the
+            camera; yaw above 0 is turned to the picture's right, pitch above 0 looks up, roll above 0 leans clockwise.
 
-    Coordinates may lie a little outside 0..1 where a face is cut off by the picture's edge.
+    Coordinates may lie outside 0..1 where a face is cut off by the picture's edge; that is how the portrait checks
+    notice it.
 
     Raises:
-        ValueError: fewer than 3 points, or a coordinate that is not a finite number.
+        ValueError: fewer than 3 points, a coordinate or an angle that is not a finite number, less than 1 face.
     """
 
     outer_lip: Sequence[Point]
     inner_mouth: Sequence[Point]
     face_box: tuple[float, float, float, float] | None = None
     source: str | None = None
+    faces: int | None = None
+    pose: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("outer_lip", "inner_mouth"):
@@ -44,6 +50,10 @@ class MouthLandmarks:
                 raise ValueError(f"{name} holds a coordinate that is not a finite number")
         if self.face_box is not None and not all(map(isfinite, self.face_box)):
             raise ValueError(f"face_box {self.face_box} holds a coordinate that is not a finite number")
+        if self.faces is not None and self.faces < 1:
+            raise ValueError(f"faces is {self.faces}; where there is none, detect_mouth returns None")
+        if self.pose is not None and (len(self.pose) != 3 or not all(map(isfinite, self.pose))):
+            raise ValueError(f"pose is {self.pose}, not three finite angles: yaw, pitch, roll")
 
 
 def _fraction(value: float) -> float:
