@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import suppress
 from functools import cache
+from math import atan2, degrees, hypot
 from typing import TYPE_CHECKING, Any
 
 from opentalking_core import MouthLandmarks, PluginError
@@ -59,7 +60,8 @@ class MouthDetector:
             image: RGB, uint8, shape (height, width, 3); any strides, may be read-only, is not changed.
 
         Returns:
-            20 points per outline and the mesh's bounding box as `face_box`; None if there is no face or no model file.
+            20 points per outline, the mesh's bounding box as `face_box`, the number of faces (at most MAX_FACES) and
+            the head's pose; None if there is no face or no model file.
 
         Raises:
             PluginError: MediaPipe can't be loaded or fails, or the model file is not the right one.
@@ -74,21 +76,24 @@ class MouthDetector:
             pixels = np.ascontiguousarray(image)  # MediaPipe reads rows without gaps, and copies them
             frame = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
             try:
-                faces = self._landmarker.detect(frame).face_landmarks
+                result = self._landmarker.detect(frame)
             except Exception as error:
                 self._discard()
                 height, width = image.shape[:2]
                 reason = " ".join(str(error).split())  # it comes in several lines
                 raise PluginError(f"MediaPipe failed at a picture of {width}x{height} pixels: {reason}") from error
-        meshes = [[(point.x, point.y) for point in face] for face in faces]
+        meshes = [[(point.x, point.y) for point in face] for face in result.face_landmarks]
         if not meshes:
             return None
-        mesh = max(meshes, key=lambda mesh: _area(_bounds(mesh)))
+        largest = max(range(len(meshes)), key=lambda i: _area(_bounds(meshes[i])))
+        mesh = meshes[largest]
         return MouthLandmarks(
             outer_lip=[mesh[i] for i in OUTER_LIP],
             inner_mouth=[mesh[i] for i in INNER_MOUTH],
             face_box=_bounds(mesh),
             source="mediapipe",
+            faces=len(meshes),
+            pose=_pose(result.facial_transformation_matrixes[largest]),
         )
 
     def close(self) -> None:
@@ -125,7 +130,11 @@ def _create_landmarker(model: bytes) -> Any:
                 options.ca_bundle_path = os.devnull.encode()
                 return options
 
-        options = FaceLandmarkerOptions(base_options=Offline(model_asset_buffer=model), num_faces=MAX_FACES)
+        options = FaceLandmarkerOptions(
+            base_options=Offline(model_asset_buffer=model),
+            num_faces=MAX_FACES,
+            output_facial_transformation_matrixes=True,
+        )
         return FaceLandmarker.create_from_options(options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # OSError: a shared library can't be loaded
         remedy = " ".join(missing_software()) or "Reinstall opentalking-mediapipe-mouth."
@@ -136,6 +145,19 @@ def _bounds(points: Sequence[tuple[float, float]]) -> tuple[float, float, float,
     """(left, top, right, bottom) of `points`."""
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def _pose(matrix: NDArray[np.float32]) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees, as `MouthLandmarks` has them, of a head that MediaPipe's matrix puts in place.
+
+    Its columns are where the head's right, upward and forward directions point, in x to the picture's right, y upwards
+    and z to the camera; they have the length of the head's scale.
+    """
+    up, forward = matrix[:3, 1], matrix[:3, 2]
+    yaw = atan2(forward[0], forward[2])
+    pitch = atan2(forward[1], hypot(forward[0], forward[2]))
+    roll = atan2(up[0], up[1])
+    return degrees(yaw), degrees(pitch), degrees(roll)
 
 
 def _area(box: tuple[float, float, float, float]) -> float:
