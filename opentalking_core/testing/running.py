@@ -72,6 +72,16 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(0.005)
             counter = (counter + 1) % 100
 
+    async def shutdown(self, sockets: object = None) -> None:
+        # uvicorn's own would sleep for 0.1 s here, whether or not anybody is connected.
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110 - uvicorn has no event
+            await asyncio.sleep(0.001)
+        await self.lifespan.shutdown()
+
 
 def installed_detectors() -> tuple[str, ...]:
     """The names of the installed plugins that detect mouths."""
