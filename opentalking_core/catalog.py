@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,7 @@ from .manifest import MAX_MANIFEST_BYTES, AvatarManifest
 from .store import MANIFEST, ChangeStamp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from .manifest import AvatarSummary
     from .metrics import Metrics
@@ -33,6 +34,9 @@ _PATIENCE = 2.0
 
 #: Scans may take this part of the time: of 100,000 bundles in a folder they are seconds apart.
 _SCAN_SHARE = 0.2
+
+#: For so many seconds after an own change the store's stamp isn't asked for; it may tell each time for 0.05 s.
+_UNASKED = 0.1
 
 #: From so many changes on, sorting all ids is cheaper than putting each in its place.
 _FEW = 256
@@ -134,6 +138,11 @@ class AvatarCatalog:
         self._refresh_started = 0.0  # monotonic, as all times but `_modified`
         self._refresh_took = 0.0
         self._seen: Hashable = object()  # the store's stamp when the last refresh started
+        self._own_changing = 0  # creations and deletions that are going on here
+        self._unasked_until = 0.0
+        self._changed_before = (
+            False  # somebody else changed the store before our own changes, and it wasn't scanned yet
+        )
         self._own_changes: dict[str, float] = {}  # when this process created or deleted what a scan may not know yet
         self._periodic: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -159,13 +168,13 @@ class AvatarCatalog:
 
     async def listing(self) -> Listing:
         """The whole list. Raises StoreUnavailable if the store could never be read."""
-        if self.stamp() != self._seen:
+        if self._may_have_changed():
             await self._freshen()
         return self._listing or await self._build()
 
     async def page(self, query: ListingQuery) -> ListingPage:
         """A part of the list. Raises StoreUnavailable if the store could never be read."""
-        if self.stamp() != self._seen:
+        if self._may_have_changed():
             await self._freshen()
         summaries = [entry.summary for entry in map(self._entries.__getitem__, self._sorted()) if entry.summary]
         # In a thread, because looking through 100,000 names takes tens of milliseconds.
@@ -174,6 +183,22 @@ class AvatarCatalog:
     def stamp(self) -> Hashable:
         """Differs after bundles were added or removed, if the store can tell in microseconds; else always None."""
         return self._change_stamp()
+
+    @contextlib.contextmanager
+    def own_change(self) -> Iterator[None]:
+        """While this process creates or deletes a bundle, and a moment longer, requests don't ask for the stamp.
+
+        It would differ because of this very change, which `note_created` and `note_deleted` tell of; under constant
+        uploads every request would wait for a scan. What others change meanwhile shows after the next periodic one.
+        """
+        if not self._is_own_time():
+            self._changed_before = self._change_stamp() != self._seen
+        self._own_changing += 1
+        try:
+            yield
+        finally:
+            self._own_changing -= 1
+            self._unasked_until = time.monotonic() + _UNASKED
 
     def note_created(self, avatar_id: str, manifest: AvatarManifest) -> None:
         """This process has created a bundle: the next request lists it."""
@@ -184,6 +209,12 @@ class AvatarCatalog:
         """This process has deleted a bundle: the next request doesn't list it."""
         self._own_changes[avatar_id] = time.monotonic()
         self._set(avatar_id, None)
+
+    def _may_have_changed(self) -> bool:
+        return self._changed_before if self._is_own_time() else self._change_stamp() != self._seen
+
+    def _is_own_time(self) -> bool:
+        return self._own_changing > 0 or time.monotonic() < self._unasked_until
 
     async def _scan_periodically(self) -> None:
         while True:
@@ -228,6 +259,7 @@ class AvatarCatalog:
 
     async def _refresh(self) -> None:
         started, stamp = self._refresh_started, self.stamp()
+        self._changed_before = False
         found = set()
         changed = []
         async for bundle in self._store.scan():

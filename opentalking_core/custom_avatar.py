@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
     from .detection import DetectedMouth
     from .model_types import PortraitRecipe
-    from .portrait import EncodedPicture
+    from .portrait import PreparedPortrait
+    from .portrait_checks import PortraitReport
 
 #: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).
 #: model_crop, not in the spec's list, is a box in the base's own picture, as in the real bundle office-woman.
 STALE_METADATA = frozenset(
     {
         *("animation", "face_box", "mouth_polygon_source", "model_crop", "model_crop_source", "hidden"),
+        "portrait_checks",
         *("source_video", "source_fps", "source_frame_count", "extracted_frame_count", "frame_metadata"),
         *("template_video", "video", "quicktalk", "preprocessed", "preprocess_version"),
     }
@@ -60,33 +62,34 @@ def custom_manifest(
     base: AvatarManifest,
     recipe: PortraitRecipe,
     name: str,
-    picture: EncodedPicture,
-    size: tuple[int, int],
+    portrait: PreparedPortrait,
     mouth: DetectedMouth | None,
+    report: PortraitReport,
 ) -> AvatarManifest:
-    """The manifest of a new avatar that is driven like `base` and shows `picture`; its `id` is still the base's.
+    """The manifest of a new avatar that is driven like `base` and shows `portrait`; its `id` is still the base's.
 
     Args:
         base_id: recorded as metadata.base_avatar_id.
         base: whose fps, sample_rate, model_type, free-form keys and metadata are inherited, STALE_METADATA excepted.
         recipe: of the base's model type.
         name: the display name.
-        picture: what the bundle will hold.
-        size: its (width, height) in pixels.
+        portrait: what the bundle will hold.
         mouth: where the mouth is, if it was found.
+        report: what the portrait checks say; recorded as metadata.portrait_checks.
     """
     metadata: dict[str, Any] = {key: value for key, value in base.metadata.items() if not _is_stale(key)}
     metadata |= recipe.metadata
     metadata |= {
         "custom_avatar": True,
         "base_avatar_id": base_id,
-        "source_image_hash": picture.sha256,
+        "source_image_hash": portrait.sha256,
         "source_image_path": recipe.picture_paths[0],
         "mouth_polygon_source": "unavailable",
+        "portrait_checks": report.metadata(),
     }
     if mouth is not None:
         metadata |= mouth_metadata(mouth.landmarks, mouth.detector)
-    changes = {"name": name, "width": size[0], "height": size[1], "metadata": metadata}
+    changes = {"name": name, "width": portrait.width, "height": portrait.height, "metadata": metadata}
     inherited = {key: value for key, value in base.model_dump(exclude_unset=True).items() if not _is_stale(key)}
     return AvatarManifest.model_validate(inherited | changes)
 

@@ -7,25 +7,26 @@ import logging
 import multiprocessing.util
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import PluginError
+from .errors import InvalidRequest, PluginError
 from .host import PluginChoice, PluginHost
+from .portrait import decode_portrait
+from .portrait_checks import measure_face
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from .metrics import Metrics
     from .mouth import MouthLandmarks
+    from .portrait_checks import FaceQuality
     from .workers import WorkerPool
 
 log = logging.getLogger(__name__)
 
 
 class DetectedMouth(NamedTuple):
-    """Where the mouth is, and the name of the plugin that found it."""
+    """Where the mouth is, the plugin that found it, and the quality of the face's pixels, if it could be measured."""
 
     landmarks: MouthLandmarks
     detector: str
+    quality: FaceQuality | None
 
 
 class DetectorChain:
@@ -45,36 +46,43 @@ class DetectorChain:
         #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
         self.failures: dict[str, str] = {}
 
-    async def detect(self, image: NDArray[np.uint8]) -> DetectedMouth | None:
-        """Locate the mouth in `image` (RGB, uint8, (height, width, 3)); None if no detector finds one."""
+    async def detect(self, data: bytes, max_width: int, max_height: int) -> DetectedMouth | None:
+        """Locate the mouth in an uploaded picture, fitted as `decode_portrait` does; None if no detector finds one."""
+        picture = (data, max_width, max_height)
         for info in self._host.detectors():
             try:
                 if info.origin == "registered" or self._pool.in_threads:
-                    landmarks = await self._pool.run_in_thread(_detect, self._host, info.name, image)
+                    mouth = await self._pool.run_in_thread(_detect, self._host, info.name, *picture)
                 else:
-                    landmarks = await self._pool.run(_detect_in_worker, self._host.choice, info.name, image)
+                    mouth = await self._pool.run(_detect_in_worker, self._host.choice, info.name, *picture)
+            except InvalidRequest:  # nothing to look at, which is not the detector's fault
+                return None
             except Exception as error:  # a stranger's code; the upload goes on without a mouth
                 self._outcomes.labels(info.name, "failed").inc()
                 self.failures[info.name] = f"{type(error).__name__}: {error}"
                 log.warning("mouth detector %s failed; its picture counts as one without a mouth", info, exc_info=True)
                 continue
             self.failures.pop(info.name, None)
-            self._outcomes.labels(info.name, "none" if landmarks is None else "found").inc()
-            if landmarks is not None:
-                return DetectedMouth(landmarks, info.name)
+            self._outcomes.labels(info.name, "none" if mouth is None else "found").inc()
+            if mouth is not None:
+                return mouth
         return None
 
 
-def _detect(host: PluginHost, detector: str, image: NDArray[np.uint8]) -> MouthLandmarks | None:
+def _detect(host: PluginHost, detector: str, data: bytes, max_width: int, max_height: int) -> DetectedMouth | None:
+    image = decode_portrait(data, max_width, max_height)
     try:
         host.startup()
-        return host.detect_mouth(detector, image)
+        landmarks = host.detect_mouth(detector, image)
     except SystemExit as error:  # raised again in the event loop, it would end the server
         raise PluginError(f"plugin {detector} called sys.exit({error.code!r})") from error
+    return DetectedMouth(landmarks, detector, measure_face(image, landmarks)) if landmarks else None
 
 
-def _detect_in_worker(choice: PluginChoice, detector: str, image: NDArray[np.uint8]) -> MouthLandmarks | None:
-    return _detect(_worker_host(choice), detector, image)
+def _detect_in_worker(
+    choice: PluginChoice, detector: str, data: bytes, max_width: int, max_height: int
+) -> DetectedMouth | None:
+    return _detect(_worker_host(choice), detector, data, max_width, max_height)
 
 
 @functools.cache

@@ -64,7 +64,7 @@ class Metrics:
         self.registry.register(self.requests)
         self._stages = Histogram(
             "opentalking_upload_stage_seconds",
-            "Stages of an upload: receive, decode, detect, encode, store.",
+            "Stages of an upload: receive, encode (and decode), detect, store.",
             ("stage",),
             buckets=_SECONDS,
             registry=self.registry,

@@ -125,9 +125,17 @@ def face_region(landmarks: MouthLandmarks, width: int, height: int) -> tuple[int
     return box if min(box[2] - box[0], box[3] - box[1]) >= _MIN_REGION else None
 
 
-def measure_face(pixels: NDArray[np.uint8]) -> FaceQuality:
-    """Measure the pixels of a face (RGB, uint8, (height, width, 3))."""
-    face = Image.fromarray(pixels).convert("L")
+def measure_face(pixels: NDArray[np.uint8], landmarks: MouthLandmarks) -> FaceQuality | None:
+    """Measure the face that `landmarks` are of; None if too little of it is in the picture.
+
+    Args:
+        pixels: the picture, RGB, uint8, (height, width, 3).
+        landmarks: what the mouth detector found in it.
+    """
+    region = face_region(landmarks, pixels.shape[1], pixels.shape[0])
+    if region is None:
+        return None
+    face = Image.fromarray(pixels).crop(region).convert("L")
     exposure = float(np.asarray(face).mean())
     if face.width > SHARPNESS_WIDTH:
         height = max(3, round(face.height * SHARPNESS_WIDTH / face.width))

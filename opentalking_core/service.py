@@ -27,7 +27,8 @@ from .errors import (
 from .file_cache import CachedFile, FileCache
 from .manifest import AvatarManifest, is_avatar_id
 from .metrics import Metrics
-from .portrait import decode_portrait, encode_png, make_thumbnail
+from .portrait import make_thumbnail, measure_size, prepare_portrait
+from .portrait_checks import check_portrait
 from .store import MANIFEST
 from .workers import WorkerCrashed, WorkerPool
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .detection import DetectedMouth
     from .host import PluginHost
     from .manifest import AvatarSummary
-    from .portrait import EncodedPicture
+    from .portrait_checks import PortraitReport
     from .settings import Settings
     from .store import FileReader
 
@@ -197,16 +198,17 @@ class AvatarService:
                 f"the base avatar {base_avatar_id!r} is of model type {base.model_type!r}; a portrait needs {usable}"
             )
         async with self._portraits:
-            picture, size, mouth = await self._read_portrait(image)
-        manifest = custom_manifest(base_avatar_id, base, recipe, name, picture, size, mouth)
+            portrait, mouth = await self._look_at(image, prepare_portrait)
+        report = self._report((portrait.width, portrait.height), mouth)
+        manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
         for avatar_id in candidate_ids(name, datetime.now(UTC)):
             manifest = manifest.model_copy(update={"id": avatar_id})
             try:
-                files = dict.fromkeys(recipe.picture_paths, picture.png) | {MANIFEST: manifest.to_json()}
+                files = dict.fromkeys(recipe.picture_paths, portrait.png) | {MANIFEST: manifest.to_json()}
             except InvalidManifest as error:
                 raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
             try:
-                with self.metrics.stage("store"), self.metrics.store_operation("create"):
+                with self._catalog.own_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
@@ -215,22 +217,44 @@ class AvatarService:
             return manifest.summary(avatar_id)
         raise AssertionError("there is always a later millisecond")
 
-    async def _read_portrait(self, image: bytes) -> tuple[EncodedPicture, tuple[int, int], DetectedMouth | None]:
-        """An uploaded portrait's PNG, its (width, height), and where its mouth is."""
-        settings = self._settings
+    async def check(self, image: bytes) -> PortraitReport:
+        """Whether a portrait is fit to be an avatar; nothing is stored.
+
+        Args:
+            image: a JPEG, PNG or WebP.
+
+        Raises:
+            InvalidRequest: a picture that can't be read.
+        """
+        async with self._portraits:
+            size, mouth = await self._look_at(image, measure_size)
+        return self._report(size, mouth)
+
+    async def _look_at(self, image: bytes, prepare: Callable[[bytes, int, int], T]) -> tuple[T, DetectedMouth | None]:
+        """Prepare an uploaded portrait, and locate its mouth at the same time.
+
+        Each of the two decodes the picture for itself: that takes less time than to hand its pixels from one process
+        to another.
+        """
+        portrait = (image, self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height)
+        detecting = asyncio.create_task(self._timed("detect", self._detectors.detect(*portrait)))
         try:
-            with self.metrics.stage("decode"):
-                pixels = await self._work(
-                    decode_portrait, image, settings.custom_avatar_max_width, settings.custom_avatar_max_height
-                )
+            prepared = await self._timed("encode", self._work(prepare, *portrait))
         except (WorkerCrashed, TimeoutError) as error:
             log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
             raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
-        height, width, _ = pixels.shape
-        picture, mouth = await asyncio.gather(
-            self._timed("encode", self._work(encode_png, pixels)), self._timed("detect", self._detectors.detect(pixels))
-        )
-        return picture, (width, height), mouth
+        finally:
+            await asyncio.wait([detecting])
+        return prepared, detecting.result()
+
+    def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
+        """How fit the portrait is, of `size` (width, height)."""
+        if mouth is not None:
+            return check_portrait(size, mouth.landmarks, mouth.quality)
+        if any(detector["ok"] for detector in self._detector_health()):
+            return check_portrait(size, None, None)
+        reason = "No mouth detector works at the moment, so no face can be found; /health says more."
+        return check_portrait(size, None, None, not_found=reason)
 
     async def _timed(self, stage: str, work: Awaitable[T]) -> T:
         with self.metrics.stage(stage):
@@ -268,7 +292,7 @@ class AvatarService:
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
         try:
-            with self.metrics.store_operation("delete"):
+            with self._catalog.own_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # somebody else was faster
             self._catalog.note_deleted(avatar_id)
@@ -283,11 +307,7 @@ class AvatarService:
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
-        reported = self._host.problems()
-        detectors = []
-        for info in self._host.detectors():
-            problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)
-            detectors.append({"plugin": info.name, "ok": problem is None, "problem": problem})
+        detectors = self._detector_health()
         works = store_problem is None and any(detector["ok"] for detector in detectors)
         return {
             "status": "unavailable" if store_problem else "ok" if works else "degraded",
@@ -301,6 +321,14 @@ class AvatarService:
             },
             "detectors": detectors,
         }
+
+    def _detector_health(self) -> list[dict[str, object]]:
+        reported = self._host.problems()
+        detectors: list[dict[str, object]] = []
+        for info in self._host.detectors():
+            problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)
+            detectors.append({"plugin": info.name, "ok": problem is None, "problem": problem})
+        return detectors
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
         """An avatar's manifest, from the store itself."""
