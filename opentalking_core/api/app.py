@@ -13,7 +13,7 @@ from ..host import PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
 from .access import Access, NoSniff
-from .avatars import Avatar, AvatarList, CustomAvatars, Preview
+from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
 from .errors import add_error_handlers
 from .observability import MetricsPage, Observability
 
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     add_error_handlers(app)
     app.add_route("/avatars", AvatarList(service))
     app.add_route("/avatars/custom", CustomAvatars(service))
+    app.add_route("/avatars/check", PortraitChecks(service))
     app.add_route("/avatars/{avatar_id}", Avatar(service))
     app.add_route("/avatars/{avatar_id}/preview", Preview(service))
     app.add_route("/metrics", MetricsPage(service.metrics))

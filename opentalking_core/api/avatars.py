@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlencode
 
 import falcon
@@ -16,7 +16,7 @@ from ..catalog import Listing, ListingQuery
 from ..errors import InvalidRequest
 from ..file_cache import CachedFile
 from .conditional import accepts_gzip, is_unchanged, wanted_range
-from .upload import read_avatar_form
+from .upload import read_avatar_form, read_image
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -109,18 +109,26 @@ class Avatar:
         resp.media = {"deleted": True}
 
 
-class CustomAvatars(Avatar):
-    """/avatars/custom: where avatars are made; for the other methods, an avatar that has this word as its id."""
+class _Word(Avatar):
+    """A path with a meaning of its own; for methods that have none there, the avatar that has this word as its id."""
 
-    async def on_get(self, req: Request, resp: Response, avatar_id: str = "custom") -> None:
+    word: ClassVar[str]
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str = "") -> None:
         """As for any other avatar."""
-        await super().on_get(req, resp, avatar_id)
+        await super().on_get(req, resp, self.word)
 
     on_head = on_get
 
-    async def on_delete(self, req: Request, resp: Response, avatar_id: str = "custom") -> None:
+    async def on_delete(self, req: Request, resp: Response, avatar_id: str = "") -> None:
         """As for any other avatar."""
-        await super().on_delete(req, resp, avatar_id)
+        await super().on_delete(req, resp, self.word)
+
+
+class CustomAvatars(_Word):
+    """/avatars/custom"""
+
+    word = "custom"
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make an avatar from a portrait."""
@@ -128,6 +136,19 @@ class CustomAvatars(Avatar):
             with self._service.metrics.stage("receive"):
                 form = await read_avatar_form(req, resp)
             resp.media = dataclasses.asdict(await self._service.create(form.name, form.base_avatar_id, form.image))
+
+
+class PortraitChecks(_Word):
+    """/avatars/check"""
+
+    word = "check"
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Say whether a portrait is fit to be an avatar; nothing is stored."""
+        async with self._service.upload():
+            with self._service.metrics.stage("receive"):
+                image = await read_image(req, resp)
+            resp.media = dataclasses.asdict(await self._service.check(image))
 
 
 class Preview:

@@ -1,4 +1,4 @@
-"""Reading the multipart form of POST /avatars/custom from a stream that nobody has checked."""
+"""Reading the multipart forms of POST /avatars/custom and /avatars/check from a stream that nobody has checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,18 @@ class AvatarForm:
 
 
 async def read_avatar_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> AvatarForm:
-    """Read the form as it streams in; fields that the API document doesn't name are ignored.
+    """Read the form of POST /avatars/custom; raises what `_read_form` raises."""
+    fields = await _read_form(req, resp)
+    return AvatarForm(_text(fields, "name"), _text(fields, "base_avatar_id"), fields["image"])
+
+
+async def read_image(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> bytes:
+    """Read the form of POST /avatars/check; raises what `_read_form` raises."""
+    return (await _read_form(req, resp))["image"]
+
+
+async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> dict[str, bytes]:
+    """Read a form with an image as it streams in; fields that the API document doesn't name are ignored.
 
     Raises:
         InvalidRequest: a field is missing, given twice or not text; or the form asks for work that isn't done here.
@@ -78,7 +89,7 @@ async def read_avatar_form(req: falcon.asgi.Request, resp: falcon.asgi.Response)
         raise InvalidRequest("remove_background is not supported: remove the background first, or send false")
     if "image" not in fields:
         raise InvalidRequest("the field image is missing: send a JPEG, PNG or WebP picture")
-    return AvatarForm(_text(fields, "name"), _text(fields, "base_avatar_id"), fields["image"])
+    return fields
 
 
 async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
