@@ -133,7 +133,6 @@ class AvatarCatalog:
         self._edits = 0
         self._building = asyncio.Lock()
         self._modified = time.time()
-        self._refused: dict[str, str] = {}  # what was logged of manifests that can't be used
         self._refreshing = asyncio.Lock()
         self._refresh_started = 0.0  # monotonic, as all times but `_modified`
         self._refresh_took = 0.0

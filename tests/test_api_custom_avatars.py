@@ -152,6 +152,7 @@ def test_the_new_manifest_says_what_it_is(
         "height": 64,
         "version": "1.0",
     }
+    assert metadata.pop("portrait_checks")["passed"] is False  # 48 pixels are no face to speak of
     assert metadata == {
         "wav2lip_postprocess": "easy",
         "custom_avatar": True,
@@ -279,7 +280,7 @@ def test_nothing_stale_is_inherited_and_everything_else_is(
     measured = {"animation", "face_box"} if found else set()
     assert set(metadata) == set(free) | measured | {
         *("custom_avatar", "base_avatar_id", "reference_mode", "frame_dir"),
-        *("source_image_hash", "source_image_path", "mouth_polygon_source"),
+        *("source_image_hash", "source_image_path", "mouth_polygon_source", "portrait_checks"),
     }
     assert (metadata["reference_mode"], metadata["frame_dir"]) == ("image", "frames")
     assert (manifest["fps"], manifest["sample_rate"], manifest["version"]) == (23.976, 22050, "2")
