@@ -5,19 +5,39 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import select
+import signal
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pebble
 
+try:
+    import fcntl
+    import resource
+except ImportError:  # not on Windows, where neither memory nor what outlives a server is bounded
+    fcntl = resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 #: A worker is replaced after so many calls, which bounds what leaks in native code can add up to.
 CALLS_PER_WORKER = 1000
+
+#: A worker may allocate so many bytes. The worst picture that is accepted (64 megapixels, with transparency) takes
+#: 1.6 GB; a call that wants more than this fails, and its worker is replaced.
+MEMORY_PER_WORKER = 4 * 1024**3
+
+_EXIT_OUT_OF_MEMORY = 77
+
+#: How many time limits a call may take, from being queued to its result: then the pool itself hangs.
+_PATIENCE = 5
 
 
 class WorkerCrashed(Exception):
@@ -35,16 +55,11 @@ class WorkerPool:
 
     def __init__(self, workers: int, time_limit: float) -> None:
         self.in_threads = workers == 0
+        self._workers = workers
         self._time_limit = time_limit
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="portrait")
         self._processes: pebble.ProcessPool | None = None
-        if workers:
-            # A fork of a process with threads can inherit locked locks; a fork server has none, and starts in half the
-            # time of a fresh interpreter.
-            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            self._processes = pebble.ProcessPool(
-                workers, CALLS_PER_WORKER, initializer=_start_worker, context=multiprocessing.get_context(method)
-            )
+        self._replacing = threading.Lock()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a module-level function with picklable arguments, off the event loop.
@@ -54,18 +69,54 @@ class WorkerPool:
             TimeoutError: it ran out of time.
             Exception: whatever the function raised.
         """
-        if self._processes is None:
+        if self.in_threads:
             return await self.run_in_thread(function, *args, **kwargs)
-        # Scheduling starts the processes on the first call, which takes tens of milliseconds.
-        future = await asyncio.to_thread(
-            self._processes.schedule, function, args=args, kwargs=kwargs, timeout=self._time_limit
-        )
+        pool, future = await asyncio.to_thread(self._schedule, function, args, kwargs)
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wait_for(asyncio.wrap_future(future), _PATIENCE * self._time_limit)
         except pebble.ProcessExpired as error:
             raise WorkerCrashed(f"its worker process died with exit code {error.exitcode}") from None
+        except BrokenProcessPool:
+            raise WorkerCrashed("the worker processes died") from None
         except TimeoutError:
+            if not future.done() or future.cancelled():  # a worker that dies with the pool's lock takes it along
+                await asyncio.to_thread(self._discard, pool)
             raise TimeoutError(f"it took longer than {self._time_limit:g} s") from None
+
+    def _schedule(
+        self, function: Callable[..., T], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[pebble.ProcessPool, pebble.ProcessFuture[T]]:
+        """Starts the processes on the first call, which takes tens of milliseconds, and whenever a pool is broken.
+
+        A pool is broken once a worker that was idle is killed: by a system that is out of memory, for one.
+        """
+        task = (_call, [function, *args], kwargs, self._time_limit)
+        with self._replacing:
+            for _ in range(2):
+                pool = self._processes = self._processes or self._new_pool()
+                try:
+                    return pool, pool.schedule(*task)
+                except RuntimeError:
+                    self._stop(pool)
+        raise WorkerCrashed("worker processes can't be started")
+
+    def _new_pool(self) -> pebble.ProcessPool:
+        # A fork of a process with threads can inherit locked locks; a fork server has none, and starts in half the
+        # time of a fresh interpreter.
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        return pebble.ProcessPool(self._workers, CALLS_PER_WORKER, initializer=_start_worker, context=context)
+
+    def _discard(self, pool: pebble.ProcessPool) -> None:
+        with self._replacing:
+            if self._processes is pool:
+                self._stop(pool)
+
+    def _stop(self, pool: pebble.ProcessPool) -> None:
+        """Have the next call make new processes, and end these, in a thread: a broken pool may never end."""
+        self._processes = None
+        pool.stop()  # type: ignore[no-untyped-call]
+        threading.Thread(target=pool.join, name="broken-worker-pool", daemon=True).start()
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread of this process; raises TimeoutError, or whatever the function raises."""
@@ -76,14 +127,47 @@ class WorkerPool:
             raise TimeoutError(f"it took longer than {self._time_limit:g} s") from None
 
     async def close(self) -> None:
-        """Let running calls finish and end the processes."""
+        """Let running calls finish, within the time limit, and end the processes."""
         if self._processes is not None:
             self._processes.close()  # type: ignore[no-untyped-call]
-            await asyncio.to_thread(self._processes.join)
+            try:
+                await asyncio.to_thread(self._processes.join, self._time_limit)
+            except TimeoutError:
+                self._processes.stop()  # type: ignore[no-untyped-call]
+                await asyncio.to_thread(self._processes.join)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def _call(function: Callable[..., T], *args: object, **kwargs: object) -> T:
+    """What a worker does. One that is full is of no more use: a fresh one does the next call."""
+    try:
+        return function(*args, **kwargs)
+    except MemoryError:
+        os._exit(_EXIT_OUT_OF_MEMORY)
+
+
 def _start_worker() -> None:
+    _die_with_the_server()
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft = MEMORY_PER_WORKER if hard == resource.RLIM_INFINITY else min(MEMORY_PER_WORKER, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     # Requests come first: a process that answers them preempts one that works on a picture.
     if hasattr(os, "nice"):
         os.nice(5)
+
+
+def _die_with_the_server() -> None:
+    """Have the kernel kill this process when the server ends, however that ends and whatever this process does then.
+
+    An idle worker sees by itself that nobody sends work any more, but one that hangs in native code doesn't, and keeps
+    the fork server alive, too. Each worker holds a pipe that only the server can write to: at its end comes a signal.
+    """
+    server = multiprocessing.parent_process()
+    if sys.platform == "linux" and server is not None:
+        pipe = server.sentinel
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([pipe], [], [], 0)[0]:  # it has ended already
+            os._exit(1)

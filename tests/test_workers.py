@@ -1,0 +1,177 @@
+"""Worker processes that die, hang, leak or are killed, and servers that are killed before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opentalking_core.testing.running import running_service
+from opentalking_core.workers import MEMORY_PER_WORKER, WorkerCrashed, WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
+
+
+@contextlib.asynccontextmanager
+async def worker_pool(workers: int = 2, time_limit: float = 20) -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool(workers, time_limit)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def worker_pids(pool: WorkerPool) -> set[int]:
+    return set(await asyncio.gather(*(pool.run(_pid_after, 0.2) for _ in range(2))))
+
+
+def _pid_after(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def _allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_idle_workers_that_are_killed_are_replaced() -> None:
+    """As a system that is out of memory does it."""
+
+    async def main() -> None:
+        async with worker_pool() as pool:
+            for _ in range(2):
+                before = await worker_pids(pool)
+                for pid in before:
+                    os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.4)  # until the pool has noticed: a call that comes sooner may fail, too
+                assert not before & await worker_pids(pool)
+
+    asyncio.run(main())
+
+
+def test_a_worker_killed_at_work_costs_its_call_alone() -> None:
+    async def main() -> None:
+        async with worker_pool() as pool:
+            first, second = await worker_pids(pool)
+            calls = [asyncio.create_task(pool.run(_pid_after, 1.0)) for _ in range(2)]
+            await asyncio.sleep(0.4)
+            os.kill(first, signal.SIGKILL)
+            died, went_on = sorted(await asyncio.gather(*calls, return_exceptions=True), key=str, reverse=True)
+            assert isinstance(died, WorkerCrashed)
+            assert went_on == second
+            assert await pool.run(os.getpid)
+
+    asyncio.run(main())
+
+
+def test_memory_is_bounded_and_a_full_worker_replaced() -> None:
+    async def main() -> None:
+        async with worker_pool(1) as pool:
+            full = await pool.run(os.getpid)
+            assert await pool.run(_allocate, MEMORY_PER_WORKER // 16) == MEMORY_PER_WORKER // 16
+            with pytest.raises(WorkerCrashed):
+                await pool.run(_allocate, MEMORY_PER_WORKER)
+            assert await pool.run(os.getpid) != full
+
+    asyncio.run(main())
+
+
+SERVER = """
+import asyncio, os, sys, time
+from opentalking_core.workers import WorkerPool
+
+def hang(file):
+    with open(file, "w") as opened:
+        opened.write(f"{os.getpid()} {os.getppid()}\\n")
+    time.sleep(3600)
+
+if __name__ == "__main__":
+    asyncio.run(WorkerPool(1, 3600).run(hang, sys.argv[1]))
+"""
+
+
+def test_no_process_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+    script, pids = tmp_path / "server.py", tmp_path / "pids"
+    script.write_text(SERVER)
+    with subprocess.Popen([sys.executable, script, pids]) as server:
+        while not (pids.exists() and pids.read_text().endswith("\n")):
+            assert server.poll() is None
+            time.sleep(0.02)
+        worker, fork_server = map(int, pids.read_text().split())
+        assert _lives(worker)
+        assert _lives(fork_server)
+        server.kill()
+    deadline = time.monotonic() + 20
+    while (_lives(worker) or _lives(fork_server)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _lives(worker)
+    assert not _lives(fork_server)
+
+
+DETECTOR = """
+import os, pathlib, time
+from opentalking_core import MouthLandmarks, hookimpl
+
+LIPS = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
+
+@hookimpl
+def detect_mouth(image):
+    pathlib.Path({folder!r}, str(os.getpid())).touch()
+    time.sleep(0.05)
+    return MouthLandmarks(LIPS, LIPS)
+"""
+
+
+def test_uploads_survive_workers_that_are_killed_under_load(
+    store_url: str, base: str, portrait: bytes, tmp_path: Path
+) -> None:
+    """30 uploads, while every worker that has begun a detection is killed a moment later, the first few dozen times."""
+    (seen := tmp_path / "seen").mkdir()
+    detector = tmp_path / "slow.py"
+    detector.write_text(textwrap.dedent(DETECTOR).format(folder=str(seen)))
+    form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
+    killed: set[int] = set()
+    done = threading.Event()
+
+    def kill_workers() -> None:
+        while not done.wait(0.4):
+            for pid in {int(path.name) for path in seen.iterdir()} - killed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                break
+
+    with running_service(store_url, plugin_files=[detector], portrait_workers=2, portrait_time_limit=10) as service:
+        killer = threading.Thread(target=kill_workers)
+        killer.start()
+        try:
+            with ThreadPoolExecutor(4) as clients:
+                answers = list(clients.map(lambda _: service.post("/avatars/custom", files=form), range(30)))
+        finally:
+            done.set()
+            killer.join()
+        assert [answer.status_code for answer in answers] == [200] * 30
+        assert len(service.get("/avatars").json()) == 31
+        assert service.post("/avatars/custom", files=form).status_code == 200
+    assert len(killed) >= 2
