@@ -124,6 +124,38 @@ class MouthDetectorContract:
         assert _contains(lips, mouth)
         assert found.face_box is None or _contains(found.face_box, lips)
 
+    def test_faces_are_counted_if_at_all(self, detector: Any) -> None:
+        """`faces` is how many there are in the picture, or None."""
+        assert detector.detect_mouth(_pixels(draw_portrait().image)).faces in (None, 1)
+        picture = Image.new("RGB", (1000, 500), "#888888")
+        for left, seed in ((0, 1), (500, 2)):
+            picture.paste(draw_portrait(500, 500, seed=seed).image, (left, 0))
+        assert detector.detect_mouth(_pixels(picture)).faces in (None, 2)
+
+    @pytest.mark.parametrize("clockwise", [-25, 0, 25])
+    def test_the_pose_is_in_degrees_if_there_is_one(self, detector: Any, clockwise: int) -> None:
+        """`pose` is (yaw, pitch, roll) with roll above 0 for a head that leans clockwise, or None."""
+        portrait = draw_portrait(600, 600, face_width=0.4).image.rotate(-clockwise, fillcolor="#888888")
+        found = detector.detect_mouth(_pixels(portrait))
+        if clockwise == 0:
+            assert found is not None
+        if found is None or found.pose is None:
+            return  # no promise is made to find tilted faces, nor to know their pose
+        yaw, pitch, roll = found.pose
+        assert roll == pytest.approx(clockwise, abs=5)
+        assert abs(yaw) < 10
+        assert abs(pitch) < 10
+
+    def test_a_face_box_is_around_the_face_if_there_is_one(self, detector: Any) -> None:
+        """`face_box` is about as wide as the face, and reaches the picture's edge where the face is cut off by it."""
+        whole = detector.detect_mouth(_pixels(draw_portrait(face_width=0.4).image))
+        if whole.face_box is None:
+            return
+        assert 0.3 < whole.face_box[2] - whole.face_box[0] < 0.6
+        assert min(whole.face_box[:2]) > 0.01
+        cut_off = detector.detect_mouth(_pixels(draw_portrait(face_center=(0.12, 0.45)).image))
+        assert cut_off is None or cut_off.face_box[0] <= 0
+
     def test_eight_threads_at_once_agree(self, detector: Any) -> None:
         """Detections may run at the same time, and do not disturb each other."""
         pictures = [_pixels(draw_portrait(seed=seed).image) for seed in range(4)]

@@ -13,7 +13,7 @@ import opentalking_mediapipe_mouth
 import pytest
 from opentalking_mediapipe_mouth import detector, model_file
 
-from opentalking_core import PluginError
+from opentalking_core import MouthLandmarks, PluginError
 from opentalking_core.drawn_portrait import draw_portrait
 from opentalking_core.testing.detectors import MouthDetectorContract
 
@@ -42,6 +42,41 @@ class TestMediapipeMouth(MouthDetectorContract):
     @pytest.fixture
     def plugin(self, model: Path) -> ModuleType:
         return opentalking_mediapipe_mouth
+
+
+class _KnowsLess:
+    """MediaPipe's detections without all that a detector need not report."""
+
+    @staticmethod
+    def detect_mouth(image: Any) -> MouthLandmarks | None:
+        found = opentalking_mediapipe_mouth.detect_mouth(image)
+        return found and MouthLandmarks(found.outer_lip, found.inner_mouth)
+
+
+def test_the_contract_asks_nobody_for_what_is_optional(plugin: ModuleType) -> None:
+    contract, detector = MouthDetectorContract(), _KnowsLess()
+    contract.test_the_answer_is_landmarks_in_fractions(detector)
+    contract.test_faces_are_counted_if_at_all(detector)
+    contract.test_the_pose_is_in_degrees_if_there_is_one(detector, 25)
+    contract.test_a_face_box_is_around_the_face_if_there_is_one(detector)
+
+
+def test_faces_and_pose_are_reported(plugin: ModuleType) -> None:
+    found = plugin.detect_mouth(np.asarray(draw_portrait(600, 600, face_width=0.4).image.rotate(-20)))
+    assert found.faces == 1
+    assert found.pose == pytest.approx((0, 0, 20), abs=6)
+
+
+def test_the_pose_of_a_matrix() -> None:
+    """A head turned to the picture's right, raised, leaning clockwise; its scale doesn't matter."""
+    for axis, expected in ((1, (30, 0, 0)), (0, (0, 30, 0)), (2, (0, 0, 30))):
+        matrix = np.eye(4)
+        cos, sin = np.cos(np.radians(30)), np.sin(np.radians(30))
+        first, second = {0: (1, 2), 1: (2, 0), 2: (1, 0)}[axis]
+        matrix[first, first] = matrix[second, second] = cos
+        matrix[second, first], matrix[first, second] = (sin, -sin) if axis != 0 else (-sin, sin)
+        matrix[:3, :3] *= 1.7
+        assert detector._pose(matrix) == pytest.approx(expected)
 
 
 def test_outlines_have_the_20_points_of_the_bundle_format(plugin: ModuleType) -> None:
