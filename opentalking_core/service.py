@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
@@ -29,7 +30,7 @@ from .manifest import AvatarManifest, is_avatar_id
 from .metrics import Metrics
 from .portrait import make_thumbnail, measure_size, prepare_portrait
 from .portrait_checks import check_portrait
-from .store import MANIFEST
+from .store import MANIFEST, ChangeStamp, PresignedURLs
 from .workers import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 MAX_NAME = 200
 
 _PREVIEW = "preview.png"
+
+#: A client that is sent to the store for a preview has so long to get there.
+_PRESIGNED_SECONDS = 300.0
 
 #: Larger previews get no thumbnail: they would be read into memory whole.
 _LARGEST_THUMBNAILED = 64 * 1024 * 1024
@@ -87,6 +91,7 @@ class AvatarService:
         )
         self._connecting = asyncio.Lock()
         self._connected = False
+        self._connect_failure = (0.0, "", 0)  # when, and what StoreUnavailable said
         self._uploads = 0
         # Twice as many as there are workers: while one picture is encoded, the next is on its way to the worker.
         self._portraits = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))
@@ -106,12 +111,22 @@ class AvatarService:
         self._host.shutdown()
 
     async def _connect(self) -> None:
-        if not self._connected:
-            async with self._connecting:
-                if not self._connected:
-                    await self._store.__aenter__()
-                    self._connected = True
-                    self._catalog.start()
+        if self._connected:
+            return
+        asked = time.monotonic()
+        async with self._connecting:
+            if self._connected:
+                return
+            when, problem, retry_after = self._connect_failure
+            if when > asked:  # requests that waited for an attempt share its failure, or the last would wait for all
+                raise StoreUnavailable(problem, retry_after=retry_after)
+            try:
+                await self._store.__aenter__()
+            except StoreUnavailable as error:
+                self._connect_failure = (time.monotonic(), str(error), error.retry_after)
+                raise
+            self._connected = True
+            self._catalog.start()
 
     async def listing(self) -> Listing:
         """The avatars that are not hidden and whose manifest can be read, by id, encoded. Raises StoreUnavailable."""
@@ -143,6 +158,16 @@ class AvatarService:
         """An avatar's preview.png as it is stored, opened. Raises NotFound, StoreUnavailable."""
         async with self._file(avatar_id, _PREVIEW) as file:
             yield file
+
+    async def preview_url(self, avatar_id: str) -> str | None:
+        """The store's own URL of an avatar's preview, if clients shall be sent there. Raises NotFound, StoreUnavailable."""
+        if not (self._settings.preview_redirect and isinstance(self._store, PresignedURLs)):
+            return None
+        await self._check(avatar_id)
+        try:
+            return await self._store.presigned_url(avatar_id, _PREVIEW, _PRESIGNED_SECONDS)
+        except NotFound:
+            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: Literal["PNG", "WEBP"]) -> CachedFile | None:
         """A smaller copy of an avatar's preview; None if the preview isn't wider than that.
@@ -199,7 +224,7 @@ class AvatarService:
             )
         async with self._portraits:
             portrait, mouth = await self._look_at(image, prepare_portrait)
-        report = self._report((portrait.width, portrait.height), mouth)
+        report = await self._report((portrait.width, portrait.height), mouth)
         manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
         for avatar_id in candidate_ids(name, datetime.now(UTC)):
             manifest = manifest.model_copy(update={"id": avatar_id})
@@ -228,7 +253,7 @@ class AvatarService:
         """
         async with self._portraits:
             size, mouth = await self._look_at(image, measure_size)
-        return self._report(size, mouth)
+        return await self._report(size, mouth)
 
     async def _look_at(self, image: bytes, prepare: Callable[[bytes, int, int], T]) -> tuple[T, DetectedMouth | None]:
         """Prepare an uploaded portrait, and locate its mouth at the same time.
@@ -247,11 +272,11 @@ class AvatarService:
             await asyncio.wait([detecting])
         return prepared, detecting.result()
 
-    def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
+    async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
         """How fit the portrait is, of `size` (width, height)."""
         if mouth is not None:
             return check_portrait(size, mouth.landmarks, mouth.quality)
-        if any(detector["ok"] for detector in self._detector_health()):
+        if any(detector["ok"] for detector in await self._detector_health()):
             return check_portrait(size, None, None)
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."
         return check_portrait(size, None, None, not_found=reason)
@@ -307,7 +332,7 @@ class AvatarService:
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
-        detectors = self._detector_health()
+        detectors = await self._detector_health()
         works = store_problem is None and any(detector["ok"] for detector in detectors)
         return {
             "status": "unavailable" if store_problem else "ok" if works else "degraded",
@@ -322,8 +347,8 @@ class AvatarService:
             "detectors": detectors,
         }
 
-    def _detector_health(self) -> list[dict[str, object]]:
-        reported = self._host.problems()
+    async def _detector_health(self) -> list[dict[str, object]]:
+        reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
         detectors: list[dict[str, object]] = []
         for info in self._host.detectors():
             problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)
