@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import falcon
+import falcon.asgi
 from falcon.media import MultipartFormHandler
 
 from ..errors import InvalidRequest, TooLarge
@@ -12,7 +15,6 @@ from ..errors import InvalidRequest, TooLarge
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import falcon.asgi
     from falcon.asgi.multipart import BodyPart
 
 #: An image may have so many bytes: the «10 MB» of the API document, read as the larger 10 MiB.
@@ -29,6 +31,11 @@ _MAX_DRAIN_BYTES = 64 * 1024 * 1024
 
 #: The form's reader looks some pieces ahead before it hands one out: small ones let it notice the limit in time.
 _PIECE = 32 * 1024
+
+#: An upload may take so many seconds, and one more for each so many bytes that have come: a slow mobile network does,
+#: a client that holds its place in the queue with a byte now and then doesn't.
+SECONDS_TO_BEGIN = 30.0
+BYTES_PER_SECOND = 16 * 1024
 
 _form_handler = MultipartFormHandler()
 
@@ -93,7 +100,22 @@ async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> di
 
 
 async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
-    async for chunk in stream:
+    """Its chunks. Raises TooLarge, or HTTP 408 if they come too slowly."""
+    chunks = aiter(stream)
+    deadline = asyncio.get_running_loop().time() + SECONDS_TO_BEGIN
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                chunk = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise falcon.HTTPError(
+                falcon.HTTP_408,
+                description=f"the upload came in at less than {BYTES_PER_SECOND // 1024} KiB/s and was given up",
+                headers={"Connection": "close"},
+            ) from None
+        deadline += len(chunk) / BYTES_PER_SECOND
         limit -= len(chunk)
         if limit < 0:
             raise _too_large()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import sys
 from typing import Annotated, Any
 
 import typer
+
+_OPEN_FILES = 65536
 
 
 def serve(
@@ -22,6 +25,7 @@ def serve(
     import uvicorn
 
     from ..api import create_app
+    from ..api.http_protocol import LimitedHttpProtocol
     from .output import err, errors_in_words, read_settings
 
     if avatars is not None:
@@ -35,12 +39,15 @@ def serve(
             " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",
             soft_wrap=True,
         )
+    _allow_many_connections()
     uvicorn.run(
         app if workers == 1 else "opentalking_core.api:create_app",
         factory=workers > 1,
         host=host,
         port=port,
         workers=workers,
+        http=LimitedHttpProtocol,
+        ws="none",
         log_config=_log_config(plain=sys.stderr.isatty()),
         access_log=False,  # uvicorn's is written on the event loop; ours is OPENTALKING_ACCESS_LOG
         server_header=False,
@@ -53,6 +60,17 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as the system grants: the usual 1024 are as many idle clients."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _OPEN_FILES), hard))
 
 
 def _log_config(plain: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import httpx
 import uvicorn
 
 from ..api import create_app
+from ..api.http_protocol import LimitedHttpProtocol
 from ..host import PluginChoice, PluginHost
 from ..settings import Settings
 
@@ -47,7 +48,10 @@ def running_service(
     for name, plugin in (plugins or {}).items():
         host.register(plugin, name)
     app = create_app(chosen, host.load())
-    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on"))
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, lifespan="on", http=LimitedHttpProtocol, server_header=False
+    )
+    server = _Server(config)
     thread = threading.Thread(target=asyncio.run, args=[server.serve()], name="opentalking-test-server")
     thread.start()
     try:
