@@ -13,12 +13,13 @@ from .errors import (
     StoreUnavailable,
 )
 from .hookspecs import hookimpl
-from .manifest import AvatarManifest
+from .manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .model_types import ModelType, PortraitRecipe
 from .mouth import MouthLandmarks, Point
-from .store import BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
+from .store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
 
 __all__ = [
+    "MANIFEST",
     "AlreadyExists",
     "AvatarBundle",
     "AvatarManifest",
@@ -41,6 +42,8 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "hookimpl",
+    "is_avatar_id",
+    "is_bundle_path",
     "list_avatar_dirs",
     "load_avatar_bundle",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import create, delete, demo, list_avatars, models, plugins, serve, show, validate
+from . import create, delete, demo, list_avatars, models, new_plugin, plugins, serve, show, validate
 
 app = typer.Typer(
     name="opentalking-core",
@@ -21,6 +21,7 @@ app.command()(create.create)
 app.command()(delete.delete)
 app.command()(validate.validate)
 app.command()(plugins.plugins)
+app.command()(new_plugin.new_plugin)
 app.add_typer(models.app)
 
 

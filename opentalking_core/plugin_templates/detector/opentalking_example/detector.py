@@ -1,0 +1,157 @@
+"""Where the mouth is. It works as it stands, on drawn portraits; photos need a model: put yours in the place of this.
+
+The picture is compared with patterns of a drawn face at many sizes (normalized cross-correlation).
+"""
+
+from __future__ import annotations
+
+import functools
+from math import cos, pi, sin
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from opentalking_core import MouthLandmarks
+from opentalking_core.drawn_portrait import PALETTES, draw_portrait
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from opentalking_core import Point
+
+    Grey = NDArray[np.float64]
+
+#: Pictures are shrunk to so many pixels on their longer side; a face is found from a seventh of that on.
+_SIZE = 128
+
+#: From one size of the patterns to the next.
+_STEP = 1.04
+
+#: Correlations below are no face. Noise reaches 0.45; drawn faces 0.6 to 0.9.
+_LIKE_A_FACE = 0.5
+
+#: From brows to chin: left, top, right and bottom from the middle of the face, where a face is 1 wide.
+_PATTERN = (-0.36, -0.28, 0.36, 0.60)
+
+#: Likewise the whole face, hair excepted.
+_FACE = (-0.5, -0.55, 0.5, 0.68)
+
+
+class Pattern(NamedTuple):
+    """What a face looks like, and where its mouth is, as fractions of the pattern's width and height."""
+
+    image: Image.Image
+    mouth: Point
+    rx: float
+    ry: float
+    opening: float  #: of the mouth, as a fraction of its height
+
+
+class _Found(NamedTuple):
+    """How like a pattern the shrunk picture is where it is most like it: there, and that large, in its pixels."""
+
+    likeness: float
+    pattern: Pattern
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@functools.cache
+def patterns() -> tuple[Pattern, ...]:
+    """Faces with the mouth closed, half open and open."""
+    return tuple(_draw(mouth_open, opening) for mouth_open, opening in ((0.0, 0.1), (0.5, 0.5), (1.0, 0.7)))
+
+
+def _draw(mouth_open: float, opening: float) -> Pattern:
+    size, face = 160, 80
+    portraits = [
+        draw_portrait(size, size, face_center=(0.5, 0.5), face_width=face / size, mouth_open=mouth_open, seed=seed)
+        for seed in range(len(PALETTES))
+    ]
+    left, top, right, bottom = (round(size / 2 + edge * face) for edge in _PATTERN)
+    grey = np.mean([_unit(np.asarray(portrait.image.convert("L"), float)) for portrait in portraits], axis=0)
+    truth = portraits[0]
+    width, height = right - left, bottom - top
+    mouth = (truth.mouth_center[0] * size - left) / width, (truth.mouth_center[1] * size - top) / height
+    image = Image.fromarray(grey[top:bottom, left:right].astype(np.float32))
+    return Pattern(image, mouth, truth.mouth_rx * size / width, truth.mouth_ry * size / height, opening)
+
+
+def find_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
+    """The mouth of the largest face in `image` (RGB, (height, width, 3))."""
+    height, width, _ = image.shape
+    scale = min(1.0, _SIZE / max(height, width))
+    small = Image.fromarray(np.ascontiguousarray(image)).convert("L")
+    small = small.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
+    margin = small.width // 8, small.height // 8  # so that faces are found that the picture's edge cuts off
+    grey = np.pad(np.asarray(small, float), ((margin[1],) * 2, (margin[0],) * 2), mode="edge")
+    spectrum = np.fft.rfft2(grey)
+    shape = (_PATTERN[3] - _PATTERN[1]) / (_PATTERN[2] - _PATTERN[0])
+    pattern_width = min(grey.shape[1], grey.shape[0] / shape)
+    found: list[_Found] = []
+    while pattern_width >= 0.1 * _SIZE:
+        size = int(pattern_width), int(pattern_width * shape)
+        contrast = _contrast(grey, size)
+        for pattern in patterns():
+            scaled = np.asarray(pattern.image.resize(size, Image.Resampling.BOX), float)
+            likeness = _products(spectrum, _unit(scaled), grey.shape) / contrast
+            y, x = np.unravel_index(likeness.argmax(), likeness.shape)
+            found.append(_Found(float(likeness[y, x]), pattern, int(x) - margin[0], int(y) - margin[1], *size))
+        pattern_width /= _STEP
+    best = max((face.likeness for face in found), default=0.0)
+    if best < _LIKE_A_FACE:
+        return None
+    clear = [face for face in found if face.likeness > 0.7 * best]
+    largest = max(clear, key=lambda face: face.likeness * face.width**0.5)
+    return _landmarks(largest, small.width, small.height)
+
+
+def _landmarks(face: _Found, width: int, height: int) -> MouthLandmarks:
+    """In fractions of the picture, which is `width` and `height` pixels large as `face` counts them."""
+    pattern = face.pattern
+    x, y = (face.x + pattern.mouth[0] * face.width) / width, (face.y + pattern.mouth[1] * face.height) / height
+    rx, ry = pattern.rx * face.width / width, pattern.ry * face.height / height
+
+    def ellipse(rx: float, ry: float) -> tuple[Point, ...]:
+        return tuple((x - rx * cos(n * pi / 10), y + ry * sin(n * pi / 10)) for n in range(20))
+
+    unit = face.width / (_PATTERN[2] - _PATTERN[0])
+    middle_x, middle_y = face.x - _PATTERN[0] * unit, face.y - _PATTERN[1] * unit
+    box = (
+        (middle_x + _FACE[0] * unit) / width,
+        (middle_y + _FACE[1] * unit) / height,
+        (middle_x + _FACE[2] * unit) / width,
+        (middle_y + _FACE[3] * unit) / height,
+    )
+    return MouthLandmarks(ellipse(rx, ry), ellipse(0.85 * rx, pattern.opening * ry), face_box=box)
+
+
+def _products(spectrum: NDArray[np.complex128], pattern: Grey, shape: tuple[int, ...]) -> Grey:
+    """The sum of the products with the pattern at each place of a picture, of which `spectrum` is the transform."""
+    rows, columns = (big - little + 1 for big, little in zip(shape, pattern.shape, strict=True))
+    products: Grey = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(pattern, shape)), shape)[:rows, :columns]
+    return products
+
+
+def _contrast(grey: Grey, size: tuple[int, int]) -> Grey:
+    """What to divide the products by, so that 1 is the very same picture: the spread of each place's pixels."""
+    width, height = size
+
+    def sums(values: Grey) -> Grey:
+        total = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        right: Grey = total[:, width:] - total[:, :-width]
+        return right[height:] - right[:-height]
+
+    count = width * height
+    variance = sums(grey**2) / count - (sums(grey) / count) ** 2
+    contrast: Grey = count * np.sqrt(np.maximum(variance, 9.0))  # a plain surface is like nothing
+    return contrast
+
+
+def _unit(values: Grey) -> Grey:
+    """With mean 0 and standard deviation 1."""
+    unit: Grey = (values - values.mean()) / (values.std() or 1.0)
+    return unit

@@ -1,0 +1,46 @@
+"""The model type `example`: what a bundle of it needs, and how a portrait becomes one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opentalking_core import PortraitRecipe, Problem, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from opentalking_core import AvatarBundle, ModelType
+
+EXPRESSIONS = ("neutral", "smiling")
+
+#: Where a portrait's PNG goes, and what the new manifest's metadata then say.
+RECIPE = PortraitRecipe(("reference.png", "preview.png"), {"expression": "neutral"})
+
+
+@dataclass(frozen=True)
+class ExampleType:
+    """It animates one still, `reference.png`, with the expression that the manifest's metadata name.
+
+    Args:
+        name: what a manifest's `model_type` says.
+        portrait_recipe: how a portrait becomes an avatar; None if a portrait isn't enough.
+    """
+
+    name: str = "example"
+    portrait_recipe: PortraitRecipe | None = RECIPE
+
+    def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
+        """Yield what keeps this type from driving `bundle`; people write bundles by hand, so expect anything."""
+        if "reference.png" not in bundle.files:
+            yield Problem("error", "reference.png", "is missing: it is the still that is animated")
+        expression = bundle.manifest.metadata.get("expression", "neutral")
+        if expression not in EXPRESSIONS:
+            known = ", ".join(EXPRESSIONS)
+            yield Problem("error", "metadata.expression", f"is {expression!r:.60}; it may be {known}")
+
+
+@hookimpl
+def register_model_types() -> Iterable[ModelType]:
+    """Return the model types that this plugin adds."""
+    return (ExampleType(),)

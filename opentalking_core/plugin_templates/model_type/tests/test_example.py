@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+
+import opentalking_example
+import pytest
+from opentalking_example import ExampleType
+
+from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.memory_store import MemoryStore
+from opentalking_core.testing.fixtures import example_manifest
+from opentalking_core.testing.model_types import ModelTypeContract, bundle
+from opentalking_core.testing.running import running_service
+
+
+class TestExampleType(ModelTypeContract):
+    @pytest.fixture
+    def model_type(self) -> ExampleType:
+        return ExampleType()
+
+
+def test_a_bundle_needs_its_still() -> None:
+    (problem,) = ExampleType().problems(bundle(ExampleType()))
+    assert (problem.severity, problem.where) == ("error", "reference.png")
+
+
+def test_a_bundle_needs_an_expression_that_exists() -> None:
+    checked = bundle(ExampleType(), {"reference.png": 1000}, {"expression": "bored"})
+    (problem,) = ExampleType().problems(checked)
+    assert problem.where == "metadata.expression"
+    assert "'bored'" in problem.message
+
+
+def test_a_portrait_becomes_an_avatar_of_this_type() -> None:
+    manifest = json.dumps(example_manifest("base", model_type="example")).encode()
+    asyncio.run(MemoryStore("memory://model-type").create("base", {"manifest.json": manifest}))
+    picture = io.BytesIO()
+    draw_portrait().image.save(picture, "PNG")
+    # Not "example", so that the test also runs where the plugin is installed under that name, and disabled.
+    plugins = {"under_test": opentalking_example}
+    with running_service("memory://model-type", plugins=plugins, disable_plugins=("example",)) as client:
+        form = {"name": "Alice", "base_avatar_id": "base"}
+        made = client.post("/avatars/custom", data=form, files={"image": picture.getvalue()}).json()
+        assert made["model_type"] == "example"
+        assert client.get(f"/avatars/{made['id']}").json()["metadata"]["expression"] == "neutral"

@@ -1,0 +1,172 @@
+"""Avatar bundles in an SQLite file. It works as it stands; put your own backend in the place of SQLite.
+
+What a store promises is in the docstring of `opentalking_core.store`, and the tests check it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    BundleVersion,
+    FileInfo,
+    InvalidURL,
+    NotFound,
+    StoreFull,
+    StoreUnavailable,
+    is_avatar_id,
+    is_bundle_path,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+    from typing import Self
+
+_PIECE = 1024 * 1024
+
+_TABLES = """
+    CREATE TABLE IF NOT EXISTS bundles (avatar_id TEXT PRIMARY KEY, version TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS files (
+        avatar_id TEXT REFERENCES bundles ON DELETE CASCADE,
+        path TEXT, content BLOB NOT NULL, etag TEXT NOT NULL, modified REAL NOT NULL,
+        PRIMARY KEY (avatar_id, path)
+    );
+"""
+
+
+@dataclass(slots=True)
+class StoredFile:
+    """One file, read whole: it stays what it is, whatever happens to its bundle meanwhile."""
+
+    info: FileInfo
+    content: bytes
+
+    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """See `opentalking_core.FileReader`."""
+        stop = len(self.content) if stop is None else min(stop, len(self.content))
+        for offset in range(start, stop, _PIECE):
+            yield self.content[offset : min(offset + _PIECE, stop)]
+
+    async def read(self) -> bytes:
+        """See `opentalking_core.FileReader`."""
+        return self.content
+
+
+class ExampleStore:
+    """See `opentalking_core.BundleStore` for what each method promises.
+
+    Args:
+        url: example:///path/to/file.db
+
+    Raises:
+        InvalidURL: the URL names no file.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._file = Path(unquote(urlsplit(url).path))
+        if urlsplit(url).netloc or not self._file.name:
+            raise InvalidURL(f"{url!r} names no file: it looks like example:///srv/avatars.db")
+        self._using = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._connect)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._connection is not None:
+            await asyncio.to_thread(self._connection.close)
+            self._connection = None
+
+    def _connect(self) -> None:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(self._file, timeout=30, check_same_thread=False)
+            self._connection.executescript("PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON;" + _TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(f"{self.url} can't be opened: {error}") from error
+
+    async def scan(self) -> AsyncIterator[BundleVersion]:
+        """Yield every bundle that is there."""
+        for avatar_id, version in await self._query("SELECT avatar_id, version FROM bundles"):
+            yield BundleVersion(avatar_id, version)
+
+    async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
+        """Yield every file of the bundle."""
+        columns = "SELECT path, length(content), etag, modified FROM files WHERE avatar_id = ?"
+        rows = await self._query(columns, avatar_id) if is_avatar_id(avatar_id) else []
+        if not rows:
+            raise NotFound(f"there is no avatar {avatar_id!r}")
+        for row in rows:
+            yield FileInfo(*row)
+
+    @asynccontextmanager
+    async def open(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
+        """Open one file for reading."""
+        columns = "SELECT content, etag, modified FROM files WHERE avatar_id = ? AND path = ?"
+        valid = is_avatar_id(avatar_id) and is_bundle_path(path)
+        rows = await self._query(columns, avatar_id, path) if valid else []
+        if not rows:
+            raise NotFound(f"avatar {avatar_id!r} has no file {path!r}")
+        content, etag, modified = rows[0]
+        yield StoredFile(FileInfo(path, len(content), etag, modified), content)
+
+    async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
+        """Write a new bundle, in one transaction: whole or not at all."""
+        if not (is_avatar_id(avatar_id) and MANIFEST in files and all(map(is_bundle_path, files))):
+            raise ValueError(f"not a bundle: id {avatar_id!r}, files {', '.join(map(repr, files))}")
+        rows = []
+        for path, source in files.items():
+            content = source if isinstance(source, bytes) else b"".join([piece async for piece in source])
+            rows.append((avatar_id, path, content, secrets.token_hex(8), time.time()))
+        await asyncio.to_thread(self._insert, avatar_id, rows)
+
+    def _insert(self, avatar_id: str, rows: list[tuple[str, str, bytes, str, float]]) -> None:
+        with self._transaction() as database:
+            try:
+                database.execute("INSERT INTO bundles VALUES (?, ?)", (avatar_id, secrets.token_hex(8)))
+            except sqlite3.IntegrityError:
+                raise AlreadyExists(f"there is an avatar {avatar_id!r} already") from None
+            database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", rows)
+
+    async def delete(self, avatar_id: str) -> None:
+        """Make the bundle disappear."""
+        if not is_avatar_id(avatar_id) or not await asyncio.to_thread(self._remove, avatar_id):
+            raise NotFound(f"there is no avatar {avatar_id!r}")
+
+    def _remove(self, avatar_id: str) -> int:
+        with self._transaction() as database:
+            return database.execute("DELETE FROM bundles WHERE avatar_id = ?", (avatar_id,)).rowcount
+
+    async def _query(self, sql: str, *values: str) -> list[Any]:
+        def query() -> list[Any]:
+            with self._transaction() as database:
+                return database.execute(sql, values).fetchall()
+
+        return await asyncio.to_thread(query)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time; what SQLite raises becomes the host's errors."""
+        if self._connection is None:
+            raise RuntimeError("the store has not been entered: use it with `async with`")
+        with self._using:
+            try:
+                with self._connection:
+                    yield self._connection
+            except sqlite3.Error as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise StoreFull(f"there is no room left for {self.url}") from error
+                raise StoreUnavailable(f"{self.url} can't be used: {error}") from error
