@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
 from .errors import InvalidManifest
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Larger manifests are refused: the largest real ones (hundreds of frames' metadata) are far below.
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
+
+_MAX_PIXELS = 1_000_000  # of width or height
 
 #: An id becomes a folder's name, and file systems take 255 bytes; a store may need a few for a prefix of its own.
 MAX_ID_BYTES = 200
@@ -78,14 +80,16 @@ def _number(value: object) -> float:
 
 def _pixels(value: object) -> int:
     number = _number(value)
-    if number != int(number) or number > 1_000_000:
+    if number != int(number) or number > _MAX_PIXELS:
         raise ValueError(f"must be a whole number of pixels up to a million, not {value!r:.40}")
     return int(number)
 
 
 #: An int stays an int and a float a float, so that 25 is not written back as 25.0.
-Number = Annotated[float, PlainValidator(_number)]
-Pixels = Annotated[int, PlainValidator(_pixels)]
+Number = Annotated[float, PlainValidator(_number), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
+Pixels = Annotated[
+    int, PlainValidator(_pixels), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MAX_PIXELS})
+]
 
 
 class AvatarManifest(BaseModel):
