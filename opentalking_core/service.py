@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from .catalog import Listing, ListingPage, ListingQuery
     from .detection import DetectedMouth
+    from .health import DetectorHealth, Health
     from .host import PluginHost
     from .manifest import AvatarSummary
     from .portrait_checks import PortraitReport
@@ -325,7 +326,7 @@ class AvatarService:
         self._catalog.note_deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
-    async def health(self) -> dict[str, object]:
+    async def health(self) -> Health:
         """Which store and detectors are in use and whether each works: the body of GET /health."""
         try:
             await self.listing()
@@ -347,9 +348,9 @@ class AvatarService:
             "detectors": detectors,
         }
 
-    async def _detector_health(self) -> list[dict[str, object]]:
+    async def _detector_health(self) -> list[DetectorHealth]:
         reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
-        detectors: list[dict[str, object]] = []
+        detectors: list[DetectorHealth] = []
         for info in self._host.detectors():
             problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)
             detectors.append({"plugin": info.name, "ok": problem is None, "problem": problem})
