@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
     from .store import BundleStore, FileInfo, FileReader
 
-#: For so many seconds after a look at the store a cached file is answered without another, unless bundles were added
-#: or removed: hand-edited files show within a second.
-_TRUST = 1.0
-
 #: Beside its content, an entry takes about so many bytes.
 _OVERHEAD = 1024
 
@@ -40,11 +36,16 @@ class FileCache:
         store: where the files are.
         max_bytes: of all entries together; a file of more than a quarter of it isn't kept.
         stamp: differs after bundles were added or removed (`AvatarCatalog.stamp`).
+        trust: for so many seconds after a look at the store a file is answered without another, unless bundles were
+            added or removed: hand-edited files show that much later.
         metrics: where looks at the store are counted.
     """
 
-    def __init__(self, store: BundleStore, max_bytes: int, stamp: Callable[[], Hashable], metrics: Metrics) -> None:
+    def __init__(
+        self, store: BundleStore, max_bytes: int, stamp: Callable[[], Hashable], trust: float, metrics: Metrics
+    ) -> None:
         self._store = store
+        self._trust = trust
         self._metrics = metrics
         self._stamp = stamp
         self._largest = max_bytes // 4
@@ -55,9 +56,14 @@ class FileCache:
     def trusted(self, avatar_id: str, path: str) -> CachedFile | None:
         """The file, if it is here and the store was asked about it a moment ago."""
         file = self._files.get((avatar_id, path))
-        if file is None or time.monotonic() - file.looked_at > _TRUST or file.stamp != self._stamp():
+        if file is None or time.monotonic() - file.looked_at > self._trust or file.stamp != self._stamp():
             return None
         return file
+
+    def forget(self, avatar_id: str) -> None:
+        """This process has deleted the avatar."""
+        for key in [key for key in self._files if key[0] == avatar_id]:
+            del self._files[key]
 
     @contextlib.asynccontextmanager
     async def open(

@@ -86,7 +86,9 @@ class AvatarService:
         self._detectors = DetectorChain(host, self._workers, self.metrics)
         self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
         cache_bytes = settings.cache_mb * 1024 * 1024
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, self.metrics)
+        # Where scans alone tell of what others did, files may be as old as the list: looking costs requests.
+        trust = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, trust, self.metrics)
         self._thumbnails: LRUCache[tuple[str, str, int, str], bytes | None] = LRUCache(
             cache_bytes // 4, getsizeof=lambda data: len(data or b"") + 1024
         )
@@ -161,7 +163,7 @@ class AvatarService:
             yield file
 
     async def preview_url(self, avatar_id: str) -> str | None:
-        """The store's own URL of an avatar's preview, if clients shall be sent there. Raises NotFound, StoreUnavailable."""
+        """The store's own URL of a preview, if clients shall be sent there. Raises NotFound, StoreUnavailable."""
         if not (self._settings.preview_redirect and isinstance(self._store, PresignedURLs)):
             return None
         await self._check(avatar_id)
@@ -323,6 +325,7 @@ class AvatarService:
         except NotFound:  # somebody else was faster
             self._catalog.note_deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
+        self._files.forget(avatar_id)
         self._catalog.note_deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
@@ -333,15 +336,16 @@ class AvatarService:
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
+        shortcomings = "; ".join(self._host.problems().get(self._store_plugin.name, []))
         detectors = await self._detector_health()
-        works = store_problem is None and any(detector["ok"] for detector in detectors)
+        works = not (store_problem or shortcomings) and any(detector["ok"] for detector in detectors)
         return {
             "status": "unavailable" if store_problem else "ok" if works else "degraded",
             "store": {
                 "plugin": self._store_plugin.name,
                 "url": self._store.url,
                 "ok": store_problem is None,
-                "problem": store_problem,
+                "problem": store_problem or shortcomings or None,
                 "avatars": len(self._catalog),
                 "stale": store_problem is not None or not self._catalog.is_complete,
             },

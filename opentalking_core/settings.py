@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     refresh_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="From one scan for changes made by others to the next, in seconds."
     )
+    preview_redirect: bool = Field(
+        default=False, description="Send clients to the store's own URL for a preview, where the store has such URLs."
+    )
     cache_mb: int = Field(
         default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
     )

@@ -115,3 +115,12 @@ class ChangeStamp(Protocol):
     def change_stamp(self) -> Hashable:
         """A value that differs after a bundle was added or removed, by anybody. Called on the event loop."""
         ...
+
+
+@runtime_checkable
+class PresignedURLs(Protocol):
+    """An optional ability of a store: to let clients fetch a file from the backend itself, for a while."""
+
+    async def presigned_url(self, avatar_id: str, path: str, seconds: float) -> str:
+        """A URL that anybody can GET the file from for so long. Raises NotFound, StoreUnavailable."""
+        ...

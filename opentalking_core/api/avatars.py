@@ -158,7 +158,7 @@ class Preview:
         self._service = service
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        """The raw preview.png; with `width`, a copy of it that is so many pixels wide, WebP where Accept takes it."""
+        """The raw preview.png, or its place in the store; with `width`, a copy of that width, WebP where Accept takes it."""
         if req.query_string and (width := req.get_param_as_int("width")) is not None:
             if width not in _THUMBNAIL_WIDTHS:
                 raise InvalidRequest(f"width is {width}; it may be {_THUMBNAIL_WIDTHS[0]} to {_THUMBNAIL_WIDTHS[-1]}")
@@ -169,6 +169,11 @@ class Preview:
                 content_type = "image/webp" if webp else falcon.MEDIA_PNG
                 _answer_file(req, resp, thumbnail, content_type)
                 return
+        if (url := await self._service.preview_url(avatar_id)) is not None:
+            resp.status = falcon.HTTP_307
+            resp.location = url
+            resp.cache_control = ["no-store"]
+            return
         if cached := self._service.cached_preview(avatar_id):
             _answer_file(req, resp, cached, falcon.MEDIA_PNG)
             return

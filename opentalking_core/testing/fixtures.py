@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +21,7 @@ import pytest
 from ..hookspecs import hookimpl
 from ..host import PluginHost
 from ..mouth import MouthLandmarks
+from ..store import ChangeStamp
 from .running import running_service
 
 if TYPE_CHECKING:
@@ -88,7 +91,13 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def put_bundle(store_url: str) -> PutBundle:
+def unseen() -> list[str]:
+    """Ids that were put into a store which can't tell of changes, and that a service over it may not have seen."""
+    return []
+
+
+@pytest.fixture
+def put_bundle(store_url: str, unseen: list[str]) -> PutBundle:
     """Puts bundles into the store without going through the service."""
 
     def put(
@@ -96,7 +105,8 @@ def put_bundle(store_url: str) -> PutBundle:
     ) -> None:
         if not isinstance(manifest, bytes):
             manifest = json.dumps(example_manifest(avatar_id, **dict(manifest or {}))).encode()
-        asyncio.run(_create(store_url, avatar_id, {"manifest.json": manifest, **(files or {})}))
+        if not asyncio.run(_create(store_url, avatar_id, {"manifest.json": manifest, **(files or {})})):
+            unseen.append(avatar_id)
 
     return put
 
@@ -108,9 +118,21 @@ def stored_files(store_url: str) -> StoredFiles:
 
 
 @pytest.fixture
-def service(store_url: str, fake_mouth: FakeMouth) -> Iterator[httpx.Client]:
-    """An HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`."""
-    with running_service(store_url, plugins={"fake_mouth": fake_mouth}) as client:
+def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterator[httpx.Client]:
+    """An HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`.
+
+    Where the store can't tell of changes, a request for the list waits until the service has seen those of the test.
+    """
+    with running_service(store_url, plugins={"fake_mouth": fake_mouth}, refresh_seconds=0.05) as client:
+
+        def let_it_see(request: httpx.Request) -> None:
+            if unseen and request.url.path in ("/avatars", "/avatars/", "/health"):
+                unseen.clear()
+                before = _scans(client)
+                while _scans(client) < before + 2:  # the next one to end may have begun before
+                    time.sleep(0.01)
+
+        client.event_hooks["request"].append(let_it_see)
         yield client
 
 
@@ -120,10 +142,18 @@ def example_manifest(avatar_id: str, **changes: object) -> dict[str, object]:
     return {**manifest, "sample_rate": 16000, "width": 512, "height": 512, "version": "1.0", "metadata": {}, **changes}
 
 
-async def _create(url: str, avatar_id: str, files: Mapping[str, bytes]) -> None:
+def _scans(client: httpx.Client) -> int:
+    """How many scans a service has finished."""
+    found = re.findall(r'store_operation_seconds_count{operation="scan".* (\d+)', client.get("/metrics").text)
+    return sum(map(int, found))
+
+
+async def _create(url: str, avatar_id: str, files: Mapping[str, bytes]) -> bool:
+    """Create a bundle; whether the store can tell at once that it has changed."""
     opened, _ = PluginHost().load().open_bundle_store(url)
     async with opened as store:
         await store.create(avatar_id, files)
+        return isinstance(store, ChangeStamp)
 
 
 async def _read(url: str, avatar_id: str) -> dict[str, bytes]:
