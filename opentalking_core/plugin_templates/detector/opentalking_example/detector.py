@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     Grey = NDArray[np.float64]
 
 #: Pictures are shrunk to so many pixels on their longer side; a face is found from a seventh of that on.
-_SIZE = 128
+_SIZE = 112
 
 #: From one size of the patterns to the next.
-_STEP = 1.04
+_STEP = 1.05
 
 #: Correlations below are no face. Noise reaches 0.45; drawn faces 0.6 to 0.9.
 _LIKE_A_FACE = 0.5
