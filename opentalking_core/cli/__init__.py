@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from . import create, delete, demo, list_avatars, models, new_plugin, plugins, serve, show, validate
+from . import copy, create, delete, demo, list_avatars, models, new_plugin, plugins, serve, show, validate
 
 app = typer.Typer(
     name="opentalking-core",
@@ -19,6 +19,7 @@ app.command("list")(list_avatars.list_avatars)
 app.command()(show.show)
 app.command()(create.create)
 app.command()(delete.delete)
+app.command()(copy.copy)
 app.command()(validate.validate)
 app.command()(plugins.plugins)
 app.command()(new_plugin.new_plugin)
