@@ -78,10 +78,18 @@ class PortraitCheck:
 
 @dataclass(frozen=True, slots=True)
 class PortraitReport:
-    """All checks of one portrait; `passed` if none of them failed."""
+    """All checks of one portrait.
+
+    Args:
+        passed: none of them failed.
+        checks: in the order in which people should read them.
+        mouth: where the mouth is, in the words of a manifest's metadata (mouth_polygon_source, animation, face_box);
+            None if it was not found.
+    """
 
     passed: bool
     checks: tuple[PortraitCheck, ...]
+    mouth: dict[str, Any] | None = None
 
     def metadata(self) -> dict[str, Any]:
         """What a bundle's manifest keeps of it, as `metadata.portrait_checks`."""

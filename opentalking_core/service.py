@@ -28,6 +28,7 @@ from .errors import (
 from .file_cache import CachedFile, FileCache
 from .manifest import AvatarManifest, is_avatar_id
 from .metrics import Metrics
+from .mouth import mouth_metadata
 from .portrait import make_thumbnail, measure_size, prepare_portrait
 from .portrait_checks import check_portrait
 from .store import MANIFEST, ChangeStamp, PresignedURLs
@@ -278,7 +279,8 @@ class AvatarService:
     async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
         """How fit the portrait is, of `size` (width, height)."""
         if mouth is not None:
-            return check_portrait(size, mouth.landmarks, mouth.quality)
+            report = check_portrait(size, mouth.landmarks, mouth.quality)
+            return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
         if any(detector["ok"] for detector in await self._detector_health()):
             return check_portrait(size, None, None)
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."

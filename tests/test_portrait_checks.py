@@ -51,7 +51,8 @@ def check(service: httpx.Client, image: bytes) -> dict[str, Any]:
     answer = service.post("/avatars/check", files={"image": ("portrait", image)})
     assert answer.status_code == 200, answer.text
     report: dict[str, Any] = answer.json()
-    assert list(report) == ["passed", "checks"]
+    assert list(report) == ["passed", "checks", "mouth"]
+    assert (report["mouth"] is not None) == report["checks"][0]["passed"]
     for item in report["checks"]:
         assert list(item) == ["name", "passed", "value", "limit", "unit", "message"]
         assert (item["value"] is None) == (item["passed"] is None)
