@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
-from typing_extensions import NotRequired, TypedDict  # pydantic, which makes a schema of them, needs these until 3.12
+from typing_extensions import TypedDict  # pydantic, which makes a schema of it, needs this one until Python 3.12
 
 
 class StoreHealth(TypedDict):
@@ -45,7 +45,7 @@ class Health(TypedDict):
     """Whether the service works.
 
     Args:
-        status: `ok`; `degraded`: avatars are served, but no mouth can be found; `unavailable`: the store doesn't answer.
+        status: `ok`; `degraded`: avatars are served, but not all is well; `unavailable`: the store doesn't answer.
         store: the bundle store; like `detectors`, left out for strangers where reading needs a key.
         detectors: the mouth detectors, in the order in which they are asked.
     """

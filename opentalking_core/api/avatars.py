@@ -31,8 +31,8 @@ _WORTH_GZIP = 1400
 
 #: What a query may ask for; other parameters, such as those that defeat caches, change nothing.
 _QUERY = frozenset({"limit", "cursor", "model_type", "is_custom", "q"})
-_MAX_PAGE = 1000
-_THUMBNAIL_WIDTHS = range(16, 2049)
+MAX_PAGE = 1000
+THUMBNAIL_WIDTHS = range(16, 2049)
 
 
 class AvatarList:
@@ -69,7 +69,7 @@ class AvatarList:
 
     async def _get_page(self, req: Request, resp: Response) -> None:
         query = ListingQuery(
-            limit=req.get_param_as_int("limit", min_value=1, max_value=_MAX_PAGE),
+            limit=req.get_param_as_int("limit", min_value=1, max_value=MAX_PAGE),
             cursor=req.get_param("cursor", default=""),
             model_type=req.get_param("model_type"),
             is_custom=req.get_param_as_bool("is_custom"),
@@ -160,8 +160,8 @@ class Preview:
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         """The raw preview.png, or its place in the store; with `width`, a copy of that width, WebP where Accept takes it."""
         if req.query_string and (width := req.get_param_as_int("width")) is not None:
-            if width not in _THUMBNAIL_WIDTHS:
-                raise InvalidRequest(f"width is {width}; it may be {_THUMBNAIL_WIDTHS[0]} to {_THUMBNAIL_WIDTHS[-1]}")
+            if width not in THUMBNAIL_WIDTHS:
+                raise InvalidRequest(f"width is {width}; it may be {THUMBNAIL_WIDTHS[0]} to {THUMBNAIL_WIDTHS[-1]}")
             resp.set_header("Vary", "Accept")
             webp = "image/webp" in req.accept.lower()
             thumbnail = await self._service.thumbnail(avatar_id, width, "WEBP" if webp else "PNG")
