@@ -24,7 +24,7 @@ _ACTIONS: dict[tuple[str, str], Action] = {
 }
 
 #: Routes that tell nothing about avatars: a load balancer's question, the pages and what they are made of.
-_OPEN = frozenset({"/", "/docs", "/openapi.json", "/health", "/healthz"})
+OPEN_ROUTES = frozenset({"/", "/docs", "/docs.css", "/openapi.json", "/health", "/healthz"})
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = 'Bearer realm="opentalking"'
@@ -44,7 +44,7 @@ class Access:
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
         """Answer 401 to who isn't known and 403 to who is but may not; what a plugin raises ends in a 500."""
-        if req.method == "OPTIONS" or req.uri_template in _OPEN:
+        if req.method == "OPTIONS" or req.uri_template in OPEN_ROUTES:
             return  # a browser asks by OPTIONS, without a key, whether it may ask with one
         action = _action(req)
         if self._protect == "writes" and action in ("list", "read"):

@@ -14,6 +14,7 @@ from ..service import AvatarService
 from ..settings import Settings
 from .access import Access, NoSniff
 from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
+from .docs import add_docs
 from .errors import add_error_handlers
 from .observability import MetricsPage, Observability
 
@@ -63,6 +64,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     health = Health(service, access)
     app.add_route("/health", health)
     app.add_route("/healthz", health)
+    add_docs(app)
     return app
 
 
