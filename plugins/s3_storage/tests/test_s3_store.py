@@ -1,0 +1,365 @@
+"""What only this store has: its commit protocol under faults, its cost in requests, the sweep, what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import obstore
+import pytest
+from obstore.store import S3Store as Obstore
+from opentalking_s3_storage import open_bundle_store, report_problems
+from opentalking_s3_storage.store import S3Store
+
+from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreUnavailable
+from opentalking_core.store import MANIFEST
+from opentalking_core.testing.stores import bundle, contents, ids, infos, read
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from faulty_proxy import FaultyProxy
+
+SECRETS = ("opentalking-tests", "only-for-a-server-on-loopback")
+
+
+def raw(url: str) -> Obstore:
+    """The bucket behind the store's back."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return Obstore(bucket, prefix=prefix, client_options={"allow_http": True})
+
+
+def keys(url: str) -> set[str]:
+    return {meta["path"] for page in obstore.list(raw(url)) for meta in page}
+
+
+def once(fate: str, kind: str, part: str, times: int = 1) -> Callable[..., str]:
+    """A fate for the first few requests of a kind whose path has `part` in it."""
+    left = times
+
+    def decide(this_kind: str, path: str, headers: dict[str, str]) -> str:
+        nonlocal left
+        if this_kind == kind and part in path and left:
+            left -= 1
+            return fate
+        return "pass"
+
+    return decide
+
+
+# -- URLs
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:bucket", "s3:///prefix", "s3://b?endpoint=x", "s3://b/a//b", "s3://b#x"])
+def test_a_wrong_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidURL):
+        open_bundle_store(url)
+
+
+def test_a_url_with_credentials_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InvalidURL) as caught:
+        open_bundle_store("s3://AKIA:hush@bucket/x")
+    assert "hush" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["file:///x", "memory://x", "s3a://b", "gs://b", "s33://b"])
+def test_other_schemes_are_left_to_others(url: str) -> None:
+    assert open_bundle_store(url) is None
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "soon")
+    with pytest.raises(InvalidURL, match="OPENTALKING_S3_TIMEOUT_SECONDS=soon"):
+        open_bundle_store("s3://bucket")
+
+
+# -- layout
+
+
+def test_the_keys_are_the_folder_layout_and_nothing_else_stays(s3_url: str) -> None:
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", {**bundle(), "a b/100%25?.png": b"x"})
+
+    asyncio.run(scenario())
+    assert keys(s3_url) == {f"anna/{path}" for path in (*bundle(), "a b/100%25?.png")}
+
+
+def test_what_others_put_there_is_seen(s3_url: str) -> None:
+    """As `aws s3 sync` would, folder markers included; without a manifest it is nothing."""
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            for path, content in {**bundle(), "frames/": b"", ".hidden": b"x"}.items():
+                assert await ids(store) == []
+                if path == MANIFEST:
+                    continue
+                await obstore.put_async(raw(s3_url), f"anna/{path}", content)
+                with pytest.raises(NotFound):
+                    await read(store, "anna", "preview.png")
+                with pytest.raises(NotFound):
+                    await store.presigned_url("anna", "preview.png", 60)
+            with pytest.raises(AlreadyExists, match="not finished"):
+                await store.create("anna", bundle(seed=2))
+            await obstore.put_async(raw(s3_url), f"anna/{MANIFEST}", bundle()[MANIFEST])
+            assert await ids(store) == ["anna"]
+            assert await contents(store, "anna") == bundle()
+
+    asyncio.run(scenario())
+
+
+# -- requests
+
+
+def test_the_cost_in_requests(s3_url: str, proxy: FaultyProxy) -> None:
+    async def scenario() -> dict[str, dict[str, int]]:
+        costs = {}
+
+        async def cost(name: str, work: object) -> None:
+            proxy.requests.clear()
+            await work  # type: ignore[misc]
+            costs[name] = dict(proxy.requests)
+
+        async with S3Store(s3_url) as store:
+            await cost("create", store.create("anna", bundle()))
+            await cost("scan", ids(store))
+            await cost("files", infos(store, "anna"))
+            await cost("manifest", read(store, "anna", MANIFEST))
+            await cost("preview", read(store, "anna", "preview.png"))
+
+            async def look() -> None:
+                async with store.open("anna", "preview.png"):
+                    pass
+
+            await cost("preview again", look())
+            await cost("sign", store.presigned_url("anna", "preview.png", 60))
+            await cost("delete", store.delete("anna"))
+        return costs
+
+    assert asyncio.run(scenario()) == {
+        "create": {"PUT": 5, "LIST": 1, "POST": 1},
+        "scan": {"LIST": 1},
+        "files": {"LIST": 1, "HEAD": 1},
+        "manifest": {"GET": 1},
+        "preview": {"GET": 1, "HEAD": 1},
+        "preview again": {"GET": 1, "HEAD": 1},
+        "sign": {"HEAD": 2},
+        "delete": {"PUT": 1, "LIST": 1, "POST": 3},
+    }
+
+
+def test_more_bundles_and_files_than_a_page_holds(s3_url: str) -> None:
+    async def scenario() -> None:
+        slots = asyncio.Semaphore(64)
+
+        async def put(n: int) -> None:
+            async with slots:
+                await obstore.put_async(raw_store, f"avatar-{n:04}/{MANIFEST}", b"{}")
+
+        raw_store = raw(s3_url)
+        async with S3Store(s3_url) as store:
+            await asyncio.gather(*(put(n) for n in range(1100)))
+            await store.create("many", {MANIFEST: b"{}"} | {f"frames/{n}.png": b"%d" % n for n in range(1050)})
+            assert len(await ids(store)) == 1101
+            assert len(await infos(store, "many")) == 1051
+            await store.delete("many")
+            assert len(await ids(store)) == 1100
+
+    asyncio.run(scenario())
+    assert not {key for key in keys(s3_url) if key.startswith(("many", ".opentalking"))}
+
+
+# -- the commit protocol under faults
+
+
+@pytest.mark.parametrize("key", [MANIFEST, "preview.png", "claims"])
+@pytest.mark.parametrize("fate", ["lose answer", "drop", "slow down"])
+def test_a_request_that_fails_once_is_repeated(s3_url: str, proxy: FaultyProxy, key: str, fate: str) -> None:
+    """Also where the server acted and the answer was lost: then the repetition is refused, and the refusal is ours."""
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            proxy.fate = once(fate, "PUT", key)  # type: ignore[assignment]
+            await store.create("anna", bundle())
+            assert await contents(store, "anna") == bundle()
+
+    asyncio.run(scenario())
+    assert keys(s3_url) == {f"anna/{path}" for path in bundle()}
+
+
+def test_a_manifest_that_somebody_else_committed_is_a_conflict(s3_url: str) -> None:
+    async def scenario() -> None:
+        other = bundle(seed=7)
+
+        async def meanwhile() -> AsyncIterator[bytes]:
+            await obstore.put_async(raw(s3_url), f"anna/{MANIFEST}", other[MANIFEST])
+            yield b"x"
+
+        async with S3Store(s3_url) as store:
+            with pytest.raises(AlreadyExists):
+                await store.create("anna", {MANIFEST: b"{}", "extra.bin": meanwhile()})
+            assert await read(store, "anna", MANIFEST) == other[MANIFEST]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fate", ["slow down", "drop", "hang"])
+def test_a_create_that_fails_for_good_leaves_nothing_visible(s3_url: str, proxy: FaultyProxy, fate: str) -> None:
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            proxy.fate = lambda kind, path, headers: fate if "preview.png" in path else "pass"  # type: ignore[assignment,return-value]
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.create("anna", bundle())
+            assert time.monotonic() - began < 6
+            assert not any(secret in str(caught.value) for secret in SECRETS)
+            assert await ids(store) == []
+            proxy.fate = lambda kind, path, headers: "pass"
+
+    asyncio.run(scenario())
+    assert not {key for key in keys(s3_url) if key.startswith("anna")}
+
+
+def test_an_unknown_outcome_is_never_half_a_bundle(s3_url: str, proxy: FaultyProxy) -> None:
+    """The manifest was written and no answer ever came: the creator hears of trouble, and the bundle is whole."""
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            proxy.fate = lambda kind, path, headers: "lose answer" if MANIFEST in path else "pass"
+            with pytest.raises(StoreUnavailable):
+                await store.create("anna", bundle())
+            proxy.fate = lambda kind, path, headers: "pass"
+            assert await ids(store) == ["anna"]
+            assert await contents(store, "anna") == bundle()
+
+    asyncio.run(scenario())
+
+
+def test_a_delete_that_is_cut_short_has_deleted(s3_url: str, proxy: FaultyProxy) -> None:
+    """Without its manifest the bundle is gone; what is left is not in the way of a reader."""
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            posts = 0
+
+            def second_batch(kind: str, path: str, headers: dict[str, str]) -> str:
+                nonlocal posts
+                posts += kind == "POST"
+                return "drop" if kind == "POST" and posts > 1 else "pass"
+
+            proxy.fate = second_batch  # type: ignore[assignment]
+            await store.delete("anna")
+            proxy.fate = lambda kind, path, headers: "pass"
+            assert await ids(store) == []
+            with pytest.raises(NotFound):
+                await read(store, "anna", "preview.png")
+            with pytest.raises(NotFound):
+                await infos(store, "anna")
+            with pytest.raises(NotFound):
+                await store.delete("anna")
+
+    asyncio.run(scenario())
+
+
+# -- the sweep
+
+
+def test_what_a_dead_writer_left_is_swept_and_nothing_else(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "0.5")  # so a claim is a dead writer's after 3 seconds
+    monkeypatch.setenv("OPENTALKING_S3_GRACE_SECONDS", "0")
+
+    async def scenario() -> None:
+        await obstore.put_async(raw(s3_url), "dead/preview.png", b"x")
+        await obstore.put_async(raw(s3_url), ".opentalking/claims/dead", b"somebody")
+        async with S3Store(s3_url) as store:
+            await store.create("ben", bundle())
+            await ids(store)
+            assert "dead/preview.png" in keys(s3_url)
+            await asyncio.sleep(5)
+            await obstore.put_async(raw(s3_url), "young/preview.png", b"x")
+            await ids(store)
+            await asyncio.sleep(0.5)
+            assert keys(s3_url) == {"young/preview.png", *(f"ben/{path}" for path in bundle())}
+
+    asyncio.run(scenario())
+
+
+def test_the_id_of_a_dead_writer_can_be_used_again(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "0.5")
+
+    async def scenario() -> None:
+        await obstore.put_async(raw(s3_url), "anna/old.png", b"x")
+        await obstore.put_async(raw(s3_url), ".opentalking/claims/anna", b"somebody")
+        async with S3Store(s3_url) as store:
+            with pytest.raises(AlreadyExists, match="another process"):
+                await store.create("anna", bundle())
+            await asyncio.sleep(3)
+            await store.create("anna", bundle())
+            assert await contents(store, "anna") == bundle()
+
+    asyncio.run(scenario())
+
+
+# -- servers that lack something
+
+
+@pytest.mark.parametrize("fate", ["pretend", "not implemented"])
+def test_a_server_without_conditional_writes_works_and_is_reported(s3_url: str, proxy: FaultyProxy, fate: str) -> None:
+    def decide(kind: str, path: str, headers: dict[str, str]) -> str:
+        return fate if kind == "PUT" and "probe" in path and "if-none-match" in headers else "pass"
+
+    proxy.fate = decide  # type: ignore[assignment]
+
+    async def scenario() -> None:
+        if fate == "pretend":  # the probe's objects must be there for the rest of it
+            conditional = 0
+
+            def first_only(kind: str, path: str, headers: dict[str, str]) -> str:
+                nonlocal conditional
+                conditional += "if-none-match" in headers
+                return "pretend" if conditional > 1 and decide(kind, path, headers) != "pass" else "pass"
+
+            proxy.fate = first_only  # type: ignore[assignment]
+        async with S3Store(s3_url) as store:
+            assert any("ignores If-None-Match" in problem for problem in report_problems())
+            await store.create("anna", bundle())
+            assert await contents(store, "anna") == bundle()
+            with pytest.raises(AlreadyExists):
+                await store.create("anna", bundle())
+            await store.delete("anna")
+            assert await ids(store) == []
+        assert not list(report_problems())
+
+    asyncio.run(scenario())
+
+
+def test_a_server_without_batch_deletes_works(s3_url: str, proxy: FaultyProxy) -> None:
+    proxy.fate = lambda kind, path, headers: "not implemented" if kind == "POST" else "pass"
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            await store.delete("anna")
+
+    asyncio.run(scenario())
+    assert keys(s3_url) == set()
+
+
+def test_a_presigned_url_is_for_anybody(s3_url: str) -> None:
+    import httpx
+
+    async def scenario() -> str:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            for path in ("nothing.png", "../anna/preview.png"):
+                with pytest.raises(NotFound):
+                    await store.presigned_url("anna", path, 60)
+            return await store.presigned_url("anna", "preview.png", 60)
+
+    url = asyncio.run(scenario())
+    assert httpx.get(url, trust_env=False).content == bundle()["preview.png"]
+    assert httpx.get(url.replace("preview", "manifest"), trust_env=False).status_code == 403
+    assert SECRETS[1] not in url
