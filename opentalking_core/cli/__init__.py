@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from . import copy, create, delete, demo, list_avatars, models, new_plugin, plugins, serve, show, validate
+from . import (
+    check,
+    copy,
+    create,
+    delete,
+    demo,
+    detect,
+    doctor,
+    list_avatars,
+    models,
+    new_plugin,
+    plugins,
+    serve,
+    show,
+    validate,
+)
 
 app = typer.Typer(
     name="opentalking-core",
-    help="Avatar bundles for talking-head systems: serve them over HTTP, make new ones from a portrait photo.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve.serve)
-app.command()(demo.demo)
-app.command("list")(list_avatars.list_avatars)
-app.command()(show.show)
-app.command()(create.create)
-app.command()(delete.delete)
-app.command()(copy.copy)
-app.command()(validate.validate)
-app.command()(plugins.plugins)
-app.command()(new_plugin.new_plugin)
-app.add_typer(models.app)
+_AVATARS, _PORTRAITS, _SERVICE = "Avatars", "Portraits", "The service and its plugins"
+app.command(rich_help_panel=_SERVICE)(serve.serve)
+app.command("list", rich_help_panel=_AVATARS)(list_avatars.list_avatars)
+app.command(rich_help_panel=_AVATARS)(show.show)
+app.command(rich_help_panel=_AVATARS)(create.create)
+app.command(rich_help_panel=_AVATARS)(delete.delete)
+app.command(rich_help_panel=_AVATARS)(copy.copy)
+app.command(rich_help_panel=_AVATARS)(validate.validate)
+app.command(rich_help_panel=_AVATARS)(demo.demo)
+app.command(rich_help_panel=_PORTRAITS)(check.check)
+app.command(rich_help_panel=_PORTRAITS)(detect.detect)
+app.command(rich_help_panel=_SERVICE)(doctor.doctor)
+app.command(rich_help_panel=_SERVICE)(plugins.plugins)
+app.add_typer(models.app, rich_help_panel=_SERVICE)
+app.command(rich_help_panel=_SERVICE)(new_plugin.new_plugin)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"opentalking-core {importlib.metadata.version('opentalking-core')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _main() -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Avatar bundles for talking-head systems: serve them over HTTP, make new ones from a portrait photo.
 
-    Settings come from OPENTALKING_* environment variables; options override them.
+    Settings come from OPENTALKING_* environment variables; options override them. Commands on avatars and portraits
+    work on a store directly or, with --server or OPENTALKING_SERVER, through a server's API.
+
+    Exit codes: 0 done; 1 it could not be done, or the answer is no (no mouth, not fit, an invalid bundle); 2 wrong
+    usage.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -191,7 +192,7 @@ class InStore:
 
     def check(self, image: BinaryIO) -> dict[str, Any]:
         """See `Avatars.check`."""
-        raise NotImplementedError
+        return dataclasses.asdict(self._runner.run(self._opened_service().check(image.read())))
 
     def _store(self) -> BundleStore:
         return self._host.open_bundle_store(existing_store(self._settings.avatars_dir))[0]

@@ -35,4 +35,4 @@ def create(
     else:
         out.print(f"made {escape(summary.id)}, {summary.width} x {summary.height}", soft_wrap=True)
     if not found:
-        warn("no mouth was found in the picture, so the avatar has no animation; `check` says what to improve")
+        warn("no mouth was found, so the avatar has no animation; `opentalking-core check` says what to improve")

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import sys
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from ..host import PluginChoice, PluginHost
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 #: Lines of what goes to a file or a program are as long as they are: `opentalking-core list | grep` needs whole rows.
@@ -76,6 +76,16 @@ def load_host(settings: Settings) -> PluginHost:
     if not log.handlers:
         log.addHandler(_Warnings(logging.WARNING))
     return PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
+
+
+def mouth_in_words(metadata: Mapping[str, Any]) -> str | None:
+    """Where the mouth is, by a manifest's metadata; None if they don't say."""
+    match metadata:
+        case {"animation": {"mouth_center": [float(x), float(y)], "mouth_rx": float(rx), "mouth_ry": float(ry)}}:
+            source = metadata.get("mouth_polygon_source", "an unknown source")
+            return f"at {x:.1%}, {y:.1%} of the picture, {2 * rx:.1%} wide, {2 * ry:.1%} high, by {source}"
+        case _:
+            return None
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ def show(
 
 
 def _facts(avatar_id: str, manifest: AvatarManifest) -> list[tuple[str, str]]:
+    from .output import mouth_in_words
+
     metadata = manifest.metadata
     facts = [
         ("id", avatar_id),
@@ -45,12 +47,7 @@ def _facts(avatar_id: str, manifest: AvatarManifest) -> list[tuple[str, str]]:
         ("driven at", f"{manifest.fps:g} frames/s, {manifest.sample_rate:g} Hz"),
         ("kind", _kind(manifest)),
     ]
-    match metadata.get("animation"):
-        case {"mouth_center": [float(x), float(y)], "mouth_rx": float(rx), "mouth_ry": float(ry)}:
-            mouth = f"at {x:.1%}, {y:.1%} of the picture, {2 * rx:.1%} wide, {2 * ry:.1%} high"
-            facts.append(("mouth", f"{mouth} ({metadata.get('mouth_polygon_source', 'source unknown')})"))
-        case _:
-            facts.append(("mouth", "not located"))
+    facts.append(("mouth", mouth_in_words(metadata) or "not located"))
     return facts
 
 
