@@ -72,7 +72,7 @@ class AvatarList:
             limit=req.get_param_as_int("limit", min_value=1, max_value=MAX_PAGE),
             cursor=req.get_param("cursor", default=""),
             model_type=req.get_param("model_type"),
-            is_custom=req.get_param_as_bool("is_custom"),
+            is_custom=_true_or_false(req, "is_custom"),
             search=req.get_param("q", default=""),
         )
         page = await self._service.page(query)
@@ -84,6 +84,16 @@ class AvatarList:
         resp.data = json.dumps(
             [dataclasses.asdict(summary) for summary in page.summaries], ensure_ascii=False, separators=(",", ":")
         ).encode()
+
+
+def _true_or_false(req: Request, name: str) -> bool | None:
+    """Falcon's own reading takes a blank for true."""
+    text = req.get_param(name)
+    if text is None:
+        return None
+    if text.lower() not in ("true", "false"):
+        raise InvalidRequest(f"{name} is {text[:80]!r}; it may be true or false")
+    return text.lower() == "true"
 
 
 class Avatar:
@@ -158,7 +168,7 @@ class Preview:
         self._service = service
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        """The raw preview.png, or its place in the store; with `width`, a copy of that width, WebP where Accept takes it."""
+        """The raw preview.png, or its place in the store; with `width`, a smaller copy: WebP where Accept takes it."""
         if req.query_string and (width := req.get_param_as_int("width")) is not None:
             if width not in THUMBNAIL_WIDTHS:
                 raise InvalidRequest(f"width is {width}; it may be {THUMBNAIL_WIDTHS[0]} to {THUMBNAIL_WIDTHS[-1]}")

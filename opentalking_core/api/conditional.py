@@ -63,7 +63,9 @@ def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
     if first and last and int(last) < int(first):
         return None
     if start >= size or stop <= start:
-        raise falcon.HTTPRangeNotSatisfiable(size)
+        raise falcon.HTTPRangeNotSatisfiable(
+            size, description=f"the range {text[:40]} lies behind the end of the file, which has {size} bytes"
+        )
     return start, stop
 
 

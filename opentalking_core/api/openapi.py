@@ -61,6 +61,11 @@ _EXAMPLES: dict[type[errors.OpenTalkingError], str] = {
     errors.StoreFull: "the disk is full: nothing was written",
 }
 
+_NOT_BLANK = r"[^\s\x00-\x1f\x7f-\x9f]"
+
+#: A name is not blank, and holds no control characters.
+_NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+
 _AVATAR_ID = {
     "name": "avatar_id",
     "in": "path",
@@ -223,11 +228,13 @@ def _operations() -> dict[tuple[str, str], Json]:
             "Driven like the base, with the portrait fitted into the service's maximum size, and with its mouth "
             "located: where none is found, the avatar is made all the same, without `metadata.animation`. What the "
             "portrait checks say of it is in `metadata.portrait_checks`.",
-            {200: _json(_ref("AvatarSummary"), _SUMMARY)},
+            {200: _json(_ref("AvatarSummary"), _SUMMARY)
+             | _links("$response.body#/id", "get_avatar", "get_preview", "delete_avatar")},
             (*upload_errors, errors.NotFound, *unavailable, errors.StoreFull), upload=True,
             body=_form(
-                name={"type": "string", "minLength": 1, "maxLength": MAX_NAME, "description": "For people to read."},
-                base_avatar_id={"type": "string", "minLength": 1,
+                name={"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": _NAME, "example": "Alice",
+                      "description": "For people to read."},
+                base_avatar_id={"type": "string", "minLength": 1, "pattern": _NOT_BLANK, "example": "demo-wav2lip",
                                 "description": "The avatar to take as a template; its model type must be one that a "
                                 "portrait can drive, such as wav2lip."},
             ),
@@ -343,6 +350,11 @@ def _json(schema: Json, example: object, headers: Iterable[str] = ()) -> Json:
     return _response("As asked for.", {"application/json": content}, headers)
 
 
+def _links(avatar_id: str, *operation_ids: str) -> Json:
+    """Where an id that an answer holds leads to."""
+    return {"links": {name: {"operationId": name, "parameters": {"avatar_id": avatar_id}} for name in operation_ids}}
+
+
 def _file(content_types: Iterable[str], headers: Iterable[str] = ()) -> Json:
     return _response("As asked for.", {content_type: {} for content_type in content_types}, headers)
 
@@ -405,7 +417,7 @@ def _head(operation: Json) -> Json:
         "operationId": operation["operationId"] + "_head",
         "summary": operation["summary"] + " (headers only)",
         "responses": {
-            status: {key: value for key, value in response.items() if key != "content"}
+            status: {key: value for key, value in response.items() if key not in ("content", "links")}
             for status, response in operation["responses"].items()
         },
     }
