@@ -3,12 +3,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from opentalking_s3_storage.faulty_proxy import FaultyProxy, running_proxy
 from opentalking_s3_storage.testing import SeaweedFS, s3_server, s3_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from faulty_proxy import FaultyProxy
 
 __all__ = ["s3_server", "s3_url"]
 
@@ -16,9 +15,6 @@ __all__ = ["s3_server", "s3_url"]
 @pytest.fixture
 def proxy(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A faulty proxy in front of the server; stores that are made now go through it, and wait for 2 seconds at most."""
-    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parent))
-    from faulty_proxy import running_proxy
-
     with running_proxy(s3_server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "2")

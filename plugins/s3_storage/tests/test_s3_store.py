@@ -19,7 +19,7 @@ from opentalking_core.testing.stores import bundle, contents, ids, infos, read
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from faulty_proxy import FaultyProxy
+    from opentalking_s3_storage.faulty_proxy import FaultyProxy
 
 SECRETS = ("opentalking-tests", "only-for-a-server-on-loopback")
 

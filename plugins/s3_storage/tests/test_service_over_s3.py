@@ -25,7 +25,7 @@ from opentalking_core.testing.running import running_service
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from faulty_proxy import FaultyProxy
+    from opentalking_s3_storage.faulty_proxy import FaultyProxy
 
     from opentalking_core.testing.fixtures import PutBundle
 

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of an S3 server that counts requests and makes trouble on demand."""
+"""For tests and benchmarks: an HTTP proxy in front of an S3 server that counts requests and makes trouble on demand."""
 
 from __future__ import annotations
 
