@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Pictures with more pixels are refused before they are decoded: a phone's 64-megapixel photo still passes.
 MAX_PIXELS = 64 * 1024 * 1024
 
+#: A progressive JPEG goes over its pixels once for each scan, of which encoders make ten and attackers 300,000.
+_MAX_SCANNED_PIXELS = 32 * MAX_PIXELS
+
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -34,6 +37,7 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
 
     Raises:
         InvalidRequest: empty, not one of the formats, broken, or more than MAX_PIXELS.
+        MemoryError: this process may not take as much as that needs.
     """
     if not data:
         raise InvalidRequest("the image is empty: send a JPEG, PNG or WebP picture")
@@ -45,8 +49,10 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
                 raise InvalidRequest(
                     f"the image has {width} x {height} pixels; at most {MAX_PIXELS // 1024**2} megapixels are accepted"
                 )
+            if "progressive" in image.info and data.count(b"\xff\xda") * width * height > _MAX_SCANNED_PIXELS:
+                raise InvalidRequest("the image has too many scans for its size: save it as an ordinary JPEG")
             return np.asarray(_upright_rgb(image, max_width, max_height))
-    except InvalidRequest:
+    except (InvalidRequest, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise InvalidRequest(
@@ -81,7 +87,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip it to white
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
+        grey = np.asarray(image).clip(0, 65535) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")

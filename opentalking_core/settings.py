@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
         " or everything (default: writes if keys are set).",
     )
+    gallery: bool = Field(default=True, description="Whether to serve the gallery, a page for people, at /.")
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")
     refresh_seconds: float = Field(
         default=1.0, gt=0, le=3600, description="From one scan for changes made by others to the next, in seconds."

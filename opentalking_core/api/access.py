@@ -24,7 +24,7 @@ _ACTIONS: dict[tuple[str, str], Action] = {
 }
 
 #: Routes that tell nothing about avatars: a load balancer's question, the pages and what they are made of.
-OPEN_ROUTES = frozenset({"/", "/docs", "/docs.css", "/openapi.json", "/health", "/healthz"})
+OPEN_ROUTES = frozenset({"/", "/gallery/{name}", "/docs", "/docs.css", "/openapi.json", "/health", "/healthz"})
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = 'Bearer realm="opentalking"'

@@ -16,6 +16,7 @@ from .access import Access, NoSniff
 from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
 from .docs import add_docs
 from .errors import add_error_handlers
+from .gallery import add_gallery
 from .observability import MetricsPage, Observability
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     app.add_route("/avatars/check", PortraitChecks(service))
     app.add_route("/avatars/{avatar_id}", Avatar(service))
     app.add_route("/avatars/{avatar_id}/preview", Preview(service))
+    if settings.gallery:
+        add_gallery(app)
     app.add_route("/metrics", MetricsPage(service.metrics))
     health = Health(service, access)
     app.add_route("/health", health)
