@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -70,11 +69,15 @@ def open_avatars(store: str | None, server: str | None, api_key: str | None) -> 
     if server:
         import httpx
 
-        if not re.match(r"https?://[^/]", server):
-            raise OpenTalkingError(f"{server!r} is no server's address: it looks like http://localhost:8000")
         api_key = api_key or os.environ.get("OPENTALKING_API_KEY")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        with httpx.Client(base_url=server, headers=headers, timeout=_PATIENCE, follow_redirects=True) as client:
+        try:
+            client = httpx.Client(base_url=server, headers=headers, timeout=_PATIENCE, follow_redirects=True)
+        except httpx.InvalidURL as error:
+            raise OpenTalkingError(f"{server!r} is no server's address: {error}") from None
+        if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
+            raise OpenTalkingError(f"{server!r} is no server's address: it looks like http://localhost:8000")
+        with client:
             yield OnServer(client)
     else:
         with asyncio.Runner() as runner:
@@ -255,7 +258,7 @@ class OnServer:
             response = self._client.request(method, path, **form)
         except httpx.TimeoutException:
             raise OpenTalkingError(f"{server} did not answer within {_PATIENCE:.0f} seconds") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             raise OpenTalkingError(f"{server} can't be reached: {error}; is it the address of a server?") from None
         is_json = response.headers.get("content-type", "").startswith("application/json")
         if response.status_code in accept and is_json:

@@ -1,0 +1,451 @@
+"""The command line, in a store directly and through a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from opentalking_core.cli import app
+from opentalking_core.memory_store import MemoryStore
+from opentalking_core.testing.fixtures import example_manifest
+from opentalking_core.testing.running import running_service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from click.testing import Result
+
+    Run = Callable[..., Result]
+
+pytestmark = pytest.mark.usefixtures("folder_store")
+
+#: Finds a mouth in every picture that is brighter in the middle than black.
+DETECTOR = """
+from opentalking_core import MouthLandmarks, hookimpl
+
+@hookimpl
+def detect_mouth(image):
+    lips = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
+    return MouthLandmarks(lips, lips, (0.2, 0.1, 0.8, 0.9)) if image.mean() > 1 else None
+"""
+
+
+@pytest.fixture(autouse=True)
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No real detector, no worker processes, an empty working directory, and the log as it was before."""
+    (tmp_path / "fake.py").write_text(DETECTOR)
+    monkeypatch.setenv("OPENTALKING_PLUGINS", str(tmp_path / "fake.py"))
+    monkeypatch.setenv("OPENTALKING_DISABLE_PLUGINS", "mediapipe_mouth")
+    monkeypatch.setenv("OPENTALKING_PORTRAIT_WORKERS", "0")
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("opentalking_core")
+    before = log.handlers[:]
+    yield
+    log.handlers[:] = before
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs a command in this process."""
+    return lambda *args, **options: CliRunner().invoke(app, [str(arg) for arg in args], **options)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo avatars, which take a second to draw."""
+    folder = tmp_path_factory.mktemp("demo") / "avatars"
+    assert CliRunner().invoke(app, ["demo", str(folder)]).exit_code == 0
+    shutil.rmtree(folder / ".opentalking", ignore_errors=True)
+    return folder
+
+
+@pytest.fixture
+def avatars(demo: Path, tmp_path: Path) -> Path:
+    """A folder with the demo avatars."""
+    return shutil.copytree(demo, tmp_path / "demo")
+
+
+@pytest.fixture(params=["store", "server"])
+def where(request: pytest.FixtureRequest, avatars: Path) -> Iterator[tuple[str, ...]]:
+    """What a command is told about where the avatars are."""
+    if request.param == "store":
+        yield ("--avatars", str(avatars))
+    else:
+        with running_service(str(avatars), plugins={}, disable_plugins=("mediapipe_mouth",)) as client:
+            yield ("--server", str(client.base_url))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture that the fake detector sees a mouth in."""
+    Image.new("RGB", (400, 500), "#c0a080").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def black(tmp_path: Path) -> Path:
+    """A picture that nobody sees a mouth in."""
+    Image.new("RGB", (400, 500)).save(tmp_path / "black.png")
+    return tmp_path / "black.png"
+
+
+def at(where: tuple[str, ...]) -> tuple[str, ...]:
+    """`where` for a command that takes the store as its argument, or none."""
+    return where if where[0] == "--server" else where[1:]
+
+
+def checking(where: tuple[str, ...]) -> tuple[str, ...]:
+    """`where` for a command that needs no store."""
+    return where if where[0] == "--server" else ()
+
+
+def test_an_avatar_is_made_listed_shown_and_deleted(run: Run, where: tuple[str, ...], photo: Path) -> None:
+    made = run("create", photo, "--name", "Älice [red]", "--base", "demo-wav2lip", "--json", *where)
+    assert made.exit_code == 0, made.output
+    summary = json.loads(made.stdout)
+    assert {**summary, "id": ""} == {
+        "id": "", "name": "Älice [red]", "model_type": "wav2lip", "width": 400, "height": 500, "is_custom": True,
+    }  # fmt: skip
+    listed = json.loads(run("list", *at(where), "--json").stdout)
+    assert [avatar["id"] for avatar in listed] == [summary["id"], "demo-avatar", "demo-wav2lip"]
+    assert listed[0] == summary
+    table = run("list", *at(where)).stdout
+    assert "Älice [red]" in table
+    assert "3 avatars" in table
+    shown = run("show", summary["id"], *where).stdout
+    assert "custom, made like demo-wav2lip" in shown
+    assert "at 50.0%, 60.0% of the picture, 20.0% wide, 10.0% high, by fake" in shown
+    manifest = json.loads(run("show", summary["id"], *where, "--json").stdout)
+    assert manifest["metadata"]["animation"]["mouth_center"] == [0.5, 0.6]
+    assert run("delete", summary["id"], "--yes", *where).stdout == f"deleted {summary['id']}\n"
+    assert "2 avatars" in run("list", *at(where)).stdout
+
+
+def test_deleting_asks_first(run: Run, where: tuple[str, ...], photo: Path) -> None:
+    made = run("create", photo, "--name", "Alice", "--base", "demo-wav2lip", "--json", *where)
+    avatar_id = json.loads(made.stdout)["id"]
+    for answer in ("n\n", ""):
+        refused = run("delete", avatar_id, *where, input=answer)
+        assert refused.exit_code == 1
+        assert f"Delete {avatar_id} (Alice)?" in refused.output
+        assert run("show", avatar_id, *where).exit_code == 0
+    assert run("delete", avatar_id, *where, input="y\n").exit_code == 0
+    assert run("show", avatar_id, *where).exit_code == 1
+
+
+def test_an_avatar_without_a_mouth_is_made_with_a_warning(run: Run, where: tuple[str, ...], black: Path) -> None:
+    made = run("create", black, "--name", "Night", "--base", "demo-wav2lip", *where)
+    assert made.exit_code == 0
+    assert made.stdout.startswith("made custom-night-")
+    assert "warning: no mouth was found" in made.stderr
+    assert "not located" in run("show", made.stdout.split()[1].strip(","), *where).stdout
+
+
+def test_what_cant_be_done_is_said_in_a_sentence(run: Run, where: tuple[str, ...], photo: Path) -> None:
+    for command, reason in (
+        ("show nobody", "there is no avatar 'nobody'"),
+        ("show ../../etc/passwd", "there is no avatar '../../etc/passwd'"),
+        ("delete demo-avatar --yes", "avatar 'demo-avatar' is built in and can't be deleted"),
+        ("create photo.png --name A --base demo-avatar", "is of model type 'mock'; a portrait needs"),
+        ("create photo.png --name A --base nobody", "there is no avatar 'nobody'"),
+        ("create photo.png --name= --base demo-wav2lip", "name is blank"),
+        ("create fake.py --name A --base demo-wav2lip", "not a picture that can be read"),
+        ("create missing.png --name A --base demo-wav2lip", "can't be read: No such file"),
+    ):
+        result = run(*command.split(), *where)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+        assert reason in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_a_portrait_is_checked(run: Run, where: tuple[str, ...], photo: Path, black: Path) -> None:
+    report = json.loads(run("check", photo, "--json", *checking(where)).stdout)
+    assert report["mouth"]["mouth_polygon_source"] == "fake"
+    found = run("check", photo, *checking(where))
+    assert "face_found    passed  A face was found." in found.stdout
+    assert "failed  The face is blurred" in found.stdout
+    assert found.exit_code == 1
+    nothing = run("check", black, *checking(where))
+    assert "face_found    failed  No face was found" in nothing.stdout
+    assert nothing.exit_code == 1
+
+
+def test_the_mouth_is_located_and_drawn(
+    run: Run, where: tuple[str, ...], photo: Path, black: Path, tmp_path: Path
+) -> None:
+    found = run("detect", photo, "--overlay", tmp_path / "overlay.png", *checking(where))
+    assert found.exit_code == 0, found.output
+    assert found.stdout == "mouth at 50.0%, 60.0% of the picture, 20.0% wide, 10.0% high, by fake\n"
+    with Image.open(tmp_path / "overlay.png") as drawn:
+        assert drawn.size == (400, 500)
+        assert drawn.getpixel((80, 250)) == (255, 212, 0)  # the left edge of the face's box
+        lips = [(160, 300), (200, 275), (240, 300), (200, 325)]
+        assert all(drawn.getpixel(point) != (192, 160, 128) for point in lips)
+        assert drawn.getpixel((10, 10)) == drawn.getpixel((200, 300)) == (192, 160, 128)
+    assert json.loads(run("detect", photo, "--json", *checking(where)).stdout)["animation"]["mouth_rx"] == 0.1
+    nothing = run("detect", black, "--overlay", tmp_path / "none.png", *checking(where))
+    assert (nothing.exit_code, nothing.stdout) == (1, "")
+    assert "No face was found" in nothing.stderr
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_a_photo_taken_sideways_is_drawn_upright(run: Run, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise
+    Image.new("RGB", (500, 400), "#c0a080").save(tmp_path / "sideways.jpg", exif=exif)
+    assert run("detect", "sideways.jpg", "--overlay", "o.png").exit_code == 0
+    with Image.open("o.png") as drawn:
+        assert drawn.size == (400, 500)
+    failed = run("detect", "sideways.jpg", "--overlay", "o.banana")
+    assert failed.exit_code == 1
+    assert "o.banana can't be written: unknown file extension" in failed.stderr
+
+
+def test_checking_a_portrait_leaves_no_folder_behind(run: Run, photo: Path, tmp_path: Path) -> None:
+    run("check", photo)
+    for command in (("list",), ("show", "a"), ("delete", "a", "--yes"), ("validate",), ("doctor",)):
+        result = run(*command)
+        assert "there is no folder avatars; `opentalking-core demo avatars` makes one" in result.output
+    assert not (tmp_path / "avatars").exists()
+
+
+def test_a_manifest_that_cant_be_read_is_a_warning(run: Run, avatars: Path) -> None:
+    (avatars / "broken").mkdir()
+    (avatars / "broken" / "manifest.json").write_text("{")
+    listed = run("list", avatars)
+    assert listed.exit_code == 0
+    assert "2 avatars" in listed.stdout
+    assert "warning: broken is left out: manifest.json can't be used" in listed.stderr
+
+
+def test_a_hidden_avatar_is_shown_but_not_listed(run: Run, where: tuple[str, ...], avatars: Path) -> None:
+    file = avatars / "demo-avatar" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "metadata": {"hidden": True}}))
+    assert "built in, hidden" in run("show", "demo-avatar", *where).stdout
+
+
+# -- which avatars
+
+
+def test_the_environment_names_the_server_or_the_store(
+    run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENTALKING_AVATARS_DIR", str(avatars))
+    assert "2 avatars" in run("list").stdout
+    monkeypatch.setenv("OPENTALKING_SERVER", "http://127.0.0.1:1")
+    assert "http://127.0.0.1:1 can't be reached" in run("list").stderr
+    assert "2 avatars" in run("list", avatars).stdout
+    assert "exclude each other" in run("list", avatars, "--server", "http://127.0.0.1:1").stderr
+
+
+def test_what_is_no_server_is_named(run: Run) -> None:
+    for address in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:many"):
+        assert f"{address!r} is no server's address" in run("list", "--server", address).stderr
+    with socket.socket() as silent:  # bound, but nobody listens
+        silent.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        failed = run("list", "--server", url)
+        assert failed.exit_code == 1
+        assert f"{url} can't be reached" in failed.stderr
+
+
+def test_another_program_s_answer_is_no_traceback(run: Run) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<h1>Welcome</h1>")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.handle_request).start()
+        failed = run("list", "--server", f"http://127.0.0.1:{server.server_port}")
+    assert failed.exit_code == 1
+    assert "answered 200 OK; is it an opentalking-core?" in failed.stderr
+
+
+def test_a_server_s_key_is_sent(run: Run, avatars: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_API_KEYS", "a-key-that-is-long-enough")
+    with running_service(str(avatars), protect="everything") as client:
+        server = ("--server", str(client.base_url))
+        refused = run("list", *server)
+        assert refused.exit_code == 1
+        assert "(--api-key or OPENTALKING_API_KEY)" in refused.stderr
+        assert run("list", *server, "--api-key", "a-key-that-is-long-enough").exit_code == 0
+        asked = run("doctor", *server)
+        assert "the server tells strangers no more than that" in asked.stdout
+        monkeypatch.setenv("OPENTALKING_API_KEY", "a-key-that-is-long-enough")
+        assert "lists 2 avatars" in run("doctor", *server).stdout
+        form = ("create", photo, "--name", "A", "--base", "demo-wav2lip")
+        assert run(*form, *server).exit_code == 0
+
+
+# -- validate and doctor
+
+
+def test_bundles_of_any_store_are_validated(run: Run) -> None:
+    async def put() -> None:
+        async with MemoryStore("memory://validate") as store:
+            await store.create("good", {"manifest.json": _manifest("good"), "preview.png": b"x"})
+            await store.create("bad", {"manifest.json": _manifest("bad", model_type="musetalk"), "preview.png": b"x"})
+            await store.create("torn", {"manifest.json": b"{"})
+
+    asyncio.run(put())
+    result = run("validate", "memory://validate", "--json")
+    assert result.exit_code == 1
+    found = {row["id"]: [problem["where"] for problem in row["problems"]] for row in json.loads(result.stdout)}
+    assert found == {"bad": ["full_frames/"], "good": [], "torn": ["manifest.json"]}
+    table = run("validate", "memory://validate").stdout
+    assert "3 bundles, 2 with errors" in table
+
+
+def test_a_folder_or_one_bundle_is_validated(run: Run, avatars: Path) -> None:
+    assert "2 bundles, 0 with errors" in run("validate", avatars).stdout
+    assert "1 bundles, 0 with errors" in run("validate", avatars / "demo-wav2lip").stdout
+    (avatars / "demo-wav2lip").rename(avatars / "not an id")
+    result = run("validate", avatars)
+    assert result.exit_code == 1
+    assert "the folder's name may hold letters" in result.stdout
+
+
+def _manifest(avatar_id: str, **changes: object) -> bytes:
+    return json.dumps(example_manifest(avatar_id, **changes)).encode()
+
+
+def _findings(result: Result) -> dict[str, list[str]]:
+    """The statuses by check."""
+    found: dict[str, list[str]] = {}
+    for finding in json.loads(result.stdout):
+        found.setdefault(finding["check"], []).append(finding["status"])
+    return found
+
+
+def test_the_doctor_finds_a_healthy_installation_healthy(
+    run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENTALKING_PORTRAIT_WORKERS", "1")
+    before = sorted(avatars.rglob("*"))
+    result = run("doctor", "--avatars", avatars, "--port", _free_port(), "--json")
+    assert _findings(result) == {
+        check: ["ok"] for check in ("python", "plugins", "store", "writable", "workers", "mouth", "port")
+    }
+    assert result.exit_code == 0
+    assert [path for path in sorted(avatars.rglob("*")) if path.name != ".opentalking"] == before
+
+
+def test_the_doctor_says_what_is_broken(
+    run: Run, avatars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module")
+    monkeypatch.setenv("OPENTALKING_PLUGINS", str(tmp_path / "broken.py"))
+    monkeypatch.setenv("OPENTALKING_AVATARS_DIR", "s4://bucket")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("doctor", "--port", taken.getsockname()[1])
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert "failed   plugins    broken can't be used: ModuleNotFoundError: No module named 'no_such_module'" in lines
+    assert any(line.startswith("failed   store      no installed plugin opens 's4://bucket'") for line in lines)
+    assert "warning  mouth      there is no mouth detector" in lines
+    assert any(line.startswith("warning  port       port") for line in lines)
+    assert result.stdout.count("->") == 4
+
+
+def test_the_doctor_explains_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_CACHE_MB", "much")
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "failed   settings   OPENTALKING_CACHE_MB=much: Input should be a valid integer" in result.stdout
+
+
+def test_the_doctor_notices_a_store_that_cant_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*args: object) -> None:
+        from opentalking_core import StoreUnavailable
+
+        raise StoreUnavailable("the backend refuses")
+
+    monkeypatch.setattr(MemoryStore, "create", refuse)
+    result = run("doctor", "--avatars", "memory://read-only", "--port", _free_port(), "--json")
+    assert _findings(result)["writable"] == ["warning"]
+    assert result.exit_code == 0
+
+
+def test_the_doctor_asks_a_server(run: Run, avatars: Path) -> None:
+    with running_service(str(avatars)) as client:
+        result = run("doctor", "--server", client.base_url, "--json")
+        assert _findings(result)["store"] == ["ok"]
+    gone = run("doctor", "--server", client.base_url)
+    assert gone.exit_code == 1
+    assert gone.stdout.startswith("failed   server")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+# -- the program itself
+
+
+def test_help_is_fast_and_names_every_command() -> None:
+    code = """
+import sys
+from opentalking_core.cli import app
+try:
+    app(["--help"])
+finally:
+    heavy = {"PIL", "falcon", "httpx", "mediapipe", "numpy", "pebble", "uvicorn", "opentalking_local_storage"}
+    print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    commands = [name.replace("_", "-") for name in names]
+    assert {"create", "list", "show", "delete", "detect", "check", "validate", "doctor"} <= set(commands)
+    assert all(f"│ {command} " in done.stdout for command in commands)
+    assert "Exit codes: 0 done" in done.stdout
+    assert "heavy: []" in done.stdout
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_OPENTALKING_CORE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "opentalking-core d",
+        "COMP_CWORD": "1",
+    }
+    program = [sys.executable, "-c", "from opentalking_core.cli import app; app(prog_name='opentalking-core')"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert sorted(done.stdout.split()) == ["delete", "demo", "detect", "doctor"]
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    assert run("--version").stdout.startswith("opentalking-core ")
+
+
+def test_wrong_usage_is_exit_code_2(run: Run) -> None:
+    assert run("create", "photo.png").exit_code == 2
+    assert run("banana").exit_code == 2
+
+
+def test_tables_hold_whole_ids_in_a_pipe(run: Run, avatars: Path) -> None:
+    long = "x" * 150
+    (avatars / "demo-avatar").rename(avatars / long)
+    rows: list[str] = run("list", avatars).stdout.splitlines()
+    assert any(row.startswith(f"{long}  Demo ") for row in rows)

@@ -1,0 +1,103 @@
+"""opentalking-core new-plugin: what it writes works as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from opentalking_core.cli import app
+
+#: Of each kind: the file that an author edits first, beside __init__.py.
+KINDS = {"storage": "store.py", "detector": "detector.py", "model-type": None}
+
+
+def new_plugin(*args: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["new-plugin", *map(str, args)])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_tests_pass(kind: str, tmp_path: Path) -> None:
+    assert new_plugin(kind, "Fog-Bank", "--directory", tmp_path / "plugin")[0] == 0
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "plugin"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", str(tmp_path / "plugin")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_a_package_under_its_own_name(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exit_code, output = new_plugin(kind, "fog-bank")
+    assert exit_code == 0
+    assert "pip install -e 'opentalking-fog-bank[testing]'" in output
+    package = Path("opentalking-fog-bank")
+    files = {str(path.relative_to(package)) for path in package.rglob("*") if path.is_file()}
+    source = {"__init__.py", "py.typed", KINDS[kind]} - {None}
+    assert files == {
+        *("pyproject.toml", "README.md", "tests/test_fog_bank.py"),
+        *(f"opentalking_fog_bank/{name}" for name in source),
+    }
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "opentalking-fog-bank"
+    assert project["entry-points"]["opentalking"] == {"fog_bank": "opentalking_fog_bank"}
+    for path in files:
+        leftover = re.sub("example_manifest", "", (package / path).read_text())
+        assert "example" not in leftover.lower(), path
+    if kind == "storage":
+        assert '"fog-bank://"' in (package / "opentalking_fog_bank/__init__.py").read_text()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--isolated",
+            "--select",
+            "E,F,B,S,UP",
+            "--ignore",
+            "E501,S101",
+            package,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["", "-", "../fog", "fog/bank", "1fog", "fog.bank", "class", "Ünder", "fog;bank"])
+def test_a_name_that_can_t_be_one_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exit_code, output = new_plugin("storage", "--", name)
+    assert exit_code == 1
+    assert "can't be a plugin's name" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    exit_code, output = new_plugin("storage", "fog", "--directory", tmp_path)
+    assert exit_code == 1
+    assert "is there already" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_installed_plugin_s_name_is_taken(tmp_path: Path) -> None:
+    exit_code, output = new_plugin("storage", "local-storage", "--directory", tmp_path / "x")
+    assert exit_code == 1
+    assert "the plugin 'local_storage' is there already, from opentalking-local-storage" in output
