@@ -35,6 +35,9 @@ _PATIENCE = 2.0
 #: Scans may take this part of the time: of 100,000 bundles in a folder they are seconds apart.
 _SCAN_SHARE = 0.2
 
+#: Scans over a network are mostly waiting, and where there is no change stamp they alone tell of changes.
+_SCAN_SHARE_WITHOUT_STAMP = 0.5
+
 #: For so many seconds after an own change the store's stamp isn't asked for; it may tell each time for 0.05 s.
 _UNASKED = 0.1
 
@@ -124,6 +127,7 @@ class AvatarCatalog:
         self._store = store
         self._metrics = metrics
         self._refresh_seconds = refresh_seconds
+        self._scan_share = _SCAN_SHARE if isinstance(store, ChangeStamp) else _SCAN_SHARE_WITHOUT_STAMP
         self._change_stamp: Callable[[], Hashable] = (
             store.change_stamp if isinstance(store, ChangeStamp) else lambda: None
         )
@@ -221,7 +225,7 @@ class AvatarCatalog:
                 await self._refresh_after(time.monotonic())
             except Exception:  # a store's bug must not end the scans for good
                 log.exception("scanning %s failed", self._store.url)
-            await asyncio.sleep(max(self._refresh_seconds, self._refresh_took / _SCAN_SHARE))
+            await asyncio.sleep(max(self._refresh_seconds, self._refresh_took / self._scan_share))
 
     async def _freshen(self) -> None:
         """Have the list fresh, or as fresh as can be had without much waiting."""
