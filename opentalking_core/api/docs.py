@@ -68,8 +68,8 @@ def docs_page(document: dict[str, Any]) -> str:
     operations = [
         (method, path, operation)
         for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-        if method != "head"
+        for method in ("get", "post", "delete")
+        if (operation := methods.get(method)) and "x-alias-of" not in operation
     ]
     sections = [
         (tag, [_operation(*entry) for entry in operations if tag["name"] in entry[2]["tags"]])

@@ -246,7 +246,7 @@ def _operations() -> dict[tuple[str, str], Json]:
             {200: _json(_ref("PortraitReport"), _REPORT)}, upload_errors, upload=True, body=_form(),
         ),
         ("/health", "GET"): health,
-        ("/healthz", "GET"): {**health, "operationId": "get_healthz"},
+        ("/healthz", "GET"): {**health, "operationId": "get_healthz", "x-alias-of": "get_health"},
         ("/metrics", "GET"): _operation(
             "service", "get_metrics", "Metrics for Prometheus", "Those of the process that answers.",
             {200: _file(("text/plain",))},
@@ -272,6 +272,7 @@ def _operations() -> dict[tuple[str, str], Json]:
                 **operation,
                 "operationId": f"{operation['operationId']}_{word}",
                 "summary": f"{operation['summary']}, of the id “{word}”",
+                "x-alias-of": operation["operationId"],
             }
     for (path, method), operation in list(operations.items()):
         if path not in OPEN_ROUTES:
