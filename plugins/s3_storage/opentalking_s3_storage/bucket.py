@@ -281,6 +281,15 @@ class Bucket:
         status = _status(error)
         code = found[1] if found else f"status {status}" if status else ""
         where = f"{self.url} at {self.endpoint}"
+        # The address of a machine's or a container's role: asked when there is nothing else.
+        if re.search(r"169\.254\.|/latest/(api/token|meta-data)", text) or (
+            isinstance(error, TimeoutError) and not _has_credentials()
+        ):
+            return StoreUnavailable(
+                f"no credentials for {self.url}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine"
+                " a role",
+                retry_after=30,
+            )
         if code == "NoSuchBucket":
             return StoreUnavailable(
                 f"there is no bucket {self._name!r} at {self.endpoint}; create it or correct the URL {self.url}",
@@ -306,12 +315,6 @@ class Bucket:
             )
         if code in _BUSY or status in (429, 503):
             return StoreUnavailable(f"{where} has too much to do ({code}); try again", retry_after=10)
-        if "169.254.1" in text or (isinstance(error, TimeoutError) and not _has_credentials()):
-            return StoreUnavailable(
-                f"no credentials for {self.url}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine"
-                " a role",
-                retry_after=30,
-            )
         if isinstance(error, TimeoutError) or "timed out" in text or "TimedOut" in text:
             return StoreUnavailable(f"{where} did not answer within {self._timeout:g} seconds; try again")
         if not status and "HTTP error" in text:

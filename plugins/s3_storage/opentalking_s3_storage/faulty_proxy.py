@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your rate.</Message></Error>"
 NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>No.</Message></Error>"
+FORBIDDEN = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
 
-#: What becomes of a request: passed on; refused with 503 or 501; its connection dropped before it is passed on or after
-#: (the server acts, the answer is lost); never answered; or a made-up success.
-Fate = Literal["pass", "slow down", "not implemented", "drop", "lose answer", "hang", "pretend"]
+#: What becomes of a request: passed on; refused with 503, 501 or 403; its connection dropped, before it is passed on or
+#: after (the server acts, the answer is lost); never answered; or a made-up success.
+Fate = Literal["pass", "slow down", "not implemented", "forbid", "drop", "lose answer", "hang", "pretend"]
 
 
 class FaultyProxy:
@@ -62,6 +63,8 @@ class FaultyProxy:
                 writer.write(_answer("503 Slow Down", SLOW_DOWN))
             elif fate == "not implemented":
                 writer.write(_answer("501 Not Implemented", NOT_IMPLEMENTED))
+            elif fate == "forbid":
+                writer.write(_answer("403 Forbidden", FORBIDDEN))
             elif fate == "pretend":
                 writer.write(_answer("200 OK", b"", 'ETag: "d41d8cd98f00b204e9800998ecf8427e"\r\n'))
             elif fate != "drop":

@@ -18,6 +18,7 @@ from opentalking_core.testing.stores import bundle, contents, ids, infos, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from opentalking_s3_storage.faulty_proxy import FaultyProxy
 
@@ -346,6 +347,32 @@ def test_a_server_without_batch_deletes_works(s3_url: str, proxy: FaultyProxy) -
 
     asyncio.run(scenario())
     assert keys(s3_url) == set()
+
+
+def test_credentials_that_may_only_read_serve(s3_url: str, proxy: FaultyProxy) -> None:
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+        proxy.fate = lambda kind, path, headers: "forbid" if kind in ("PUT", "POST", "DELETE") else "pass"
+        async with S3Store(s3_url) as store:
+            assert any("can only be read" in problem for problem in report_problems())
+            assert await contents(store, "anna") == bundle()
+            for attempt in (store.create("ben", bundle()), store.delete("anna")):
+                with pytest.raises(StoreUnavailable, match="s3:PutObject"):
+                    await attempt
+            assert await ids(store) == ["anna"]
+
+    asyncio.run(scenario())
+
+
+def test_no_credentials_at_all_is_said(s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")  # where a machine's role is asked for
+    monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "1")
+    with pytest.raises(StoreUnavailable, match="AWS_ACCESS_KEY_ID"):
+        asyncio.run(S3Store(s3_url).__aenter__())
 
 
 def test_a_presigned_url_is_for_anybody(s3_url: str) -> None:
