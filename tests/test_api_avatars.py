@@ -202,7 +202,7 @@ def test_an_unknown_avatar_is_not_found(service: httpx.Client, path: str, method
         assert_error(service.request(method, path), 404)
 
 
-@pytest.mark.parametrize("path", ["/", "/avatar", "/avatars/anna/preview/x", "/avatars/anna/manifest.json"])
+@pytest.mark.parametrize("path", ["/avatar", "/avatars/anna/preview/x", "/avatars/anna/manifest.json"])
 def test_an_unknown_path_is_not_found(service: httpx.Client, put_bundle: PutBundle, path: str) -> None:
     put_bundle("anna")
     status, _, body = raw_request(service, "GET", path)
