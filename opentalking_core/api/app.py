@@ -128,4 +128,4 @@ class _Lifespan:
 def _fetch_models(host: PluginHost) -> None:
     for plugin, result in host.fetch_models():
         if isinstance(result, Exception):
-            log.warning("plugin %s works without its model files: %s", plugin, result)
+            log.warning("plugin %s goes without its model files: %s", plugin, result)
