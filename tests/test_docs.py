@@ -1,0 +1,255 @@
+"""The docs say what the code does: generated parts are up to date, examples run, the site loads nothing from others."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import runpy
+import subprocess
+import sys
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from opentalking_core import MouthLandmarks, PluginError, hookspecs
+from opentalking_core.cli import app
+from opentalking_core.host import PluginChoice, PluginHost
+from opentalking_core.memory_store import MemoryStore
+from opentalking_core.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
+HOOKS = {
+    name: function
+    for name, function in vars(hookspecs).items()
+    if getattr(function, "opentalking_spec", None) is not None
+}
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The Python blocks of a page: title and code."""
+    return re.findall(r'^```python(?: title="(.*?)")?\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+
+
+def section(heading: str) -> str:
+    """What stands in the guide under the heading of a hook."""
+    found = re.search(rf"^### {heading}\n(.*?)(?=^##)", GUIDE, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/plugins.md has no section «{heading}»"
+    return found[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_generated_is_up_to_date(page: Path) -> None:
+    """If this fails, run `python docs/generate.py`."""
+    generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]
+    text = page.read_text("utf-8")
+    assert generated(text) == text
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {f"OPENTALKING_{name.upper()}" for name in Settings.model_fields}
+    sources = [*ROOT.glob("opentalking_core/**/*.py"), *ROOT.glob("plugins/*/opentalking_*/**/*.py")]
+    known |= set(re.findall(r'"(OPENTALKING_[A-Z_]+)"', "".join(path.read_text("utf-8") for path in sources)))
+    for page in PAGES:
+        named = set(re.findall(r"OPENTALKING_[A-Z_]+[A-Z]", page.read_text("utf-8")))
+        assert named <= known, page.name
+
+
+def test_every_command_that_is_named_exists() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known = {name.replace("_", "-") for name in commands} | {"models", "COMMAND"}
+    for page in PAGES:
+        named = set(re.findall(r"opentalking-core ([a-zA-Z][a-z-]+)", "\n".join(_code(page.read_text("utf-8")))))
+        assert named <= known, page.name
+
+
+def _code(text: str) -> list[str]:
+    return re.findall(r"^```sh\n.*?^```|`opentalking-core [^`]+`", text, re.DOTALL | re.MULTILINE)
+
+
+# -- the plugin author's guide
+
+
+def test_every_hook_is_documented_with_its_signature() -> None:
+    assert len(HOOKS) >= 8
+    for name, function in HOOKS.items():
+        signature = f"    {name}{inspect.signature(function)}".replace("'", "")
+        assert signature in section(name).splitlines(), name
+
+
+def _opens_its_urls(host: PluginHost, _: types.ModuleType) -> None:
+    assert isinstance(host.open_bundle_store("scratch://x")[0], MemoryStore)
+    with pytest.raises(Exception, match="names no store"):
+        host.open_bundle_store("scratch://")
+
+
+def _finds_mouths(host: PluginHost, _: types.ModuleType) -> None:
+    assert isinstance(host.detect_mouth("example", np.full((8, 8, 3), 200, np.uint8)), MouthLandmarks)
+    assert host.detect_mouth("example", np.zeros((8, 8, 3), np.uint8)) is None
+
+
+def _adds_a_model_type(host: PluginHost, _: types.ModuleType) -> None:
+    from opentalking_core.testing.model_types import bundle
+
+    puppet = host.model_types()["puppet"]
+    assert [problem.where for problem in puppet.problems(bundle(puppet))] == ["strings/"]
+
+
+def _decides(host: PluginHost, _: types.ModuleType) -> None:
+    assert host.authorize("read", None, "Bearer the-key-of-the-reader") is True
+    assert host.authorize("delete", "anna", "Bearer the-key-of-the-reader") is False
+    assert host.authorize("read", None, "Bearer another") is None
+
+
+def _fetches(host: PluginHost, module: types.ModuleType) -> None:
+    ((name, problem),) = host.fetch_models()
+    assert name == "example"
+    assert isinstance(problem, PluginError)
+    module.MODEL.touch()
+    assert dict(host.fetch_models()) == {"example": [module.MODEL]}
+
+
+def _reports(host: PluginHost, _: types.ModuleType) -> None:
+    assert host.problems() == {"example": ["there is no /dev/accelerator: load its driver"]}
+
+
+def _starts(host: PluginHost, module: types.ModuleType) -> None:
+    host.startup()
+    host.startup()
+    assert module.loaded == ["model"]
+
+
+def _stops(host: PluginHost, module: types.ModuleType) -> None:
+    host.shutdown()
+    assert module.released == []
+    host.startup()
+    host.shutdown()
+    assert module.released == ["model"]
+
+
+#: By hook: what its example must do when the host calls it.
+EXAMPLES: dict[str, Callable[[PluginHost, types.ModuleType], None]] = {
+    "open_bundle_store": _opens_its_urls,
+    "detect_mouth": _finds_mouths,
+    "register_model_types": _adds_a_model_type,
+    "authorize": _decides,
+    "fetch_models": _fetches,
+    "report_problems": _reports,
+    "startup": _starts,
+    "shutdown": _stops,
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_s_example_does_what_it_says(hook: str, tmp_path: Path) -> None:
+    ((_, code),) = blocks(section(hook))
+    module = types.ModuleType("example")
+    module.__file__ = str(tmp_path / "example.py")
+    exec(compile(code, module.__file__, "exec"), module.__dict__)
+    host = PluginHost().register(module, "example")
+    assert host.plugins()[0].hooks == (hook,)
+    EXAMPLES[hook](host, module)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("storage", "shelf"), ("detector", "lips"), ("model-type", "hologram")])
+def test_the_guide_shows_what_new_plugin_writes(kind: str, name: str, tmp_path: Path) -> None:
+    """And what it writes is run by the tests of `new-plugin`."""
+    done = CliRunner().invoke(app, ["new-plugin", kind, name, "--directory", str(tmp_path)])
+    assert done.exit_code == 0
+    shown = [(title, code) for title, code in blocks(GUIDE) if name in title]
+    assert len(shown) >= 2
+    for title, code in shown:
+        assert code in (tmp_path / title).read_text("utf-8"), f"{title} in docs/plugins.md is not what is written"
+
+
+def test_the_guide_s_listing_is_what_new_plugin_writes(tmp_path: Path) -> None:
+    CliRunner().invoke(app, ["new-plugin", "storage", "shelf", "--directory", str(tmp_path)])
+    listing = re.search(r"^opentalking-shelf/\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    assert listing
+    listed = {line.split()[0] for line in listing[1].splitlines()}
+    assert listed == {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    entry_point = re.search(r"```toml\n(.*?)```", GUIDE, re.DOTALL)
+    assert entry_point
+    assert entry_point[1].splitlines() == _entry_point(tmp_path / "pyproject.toml")
+
+
+def _entry_point(file: Path) -> list[str]:
+    lines = file.read_text("utf-8").splitlines()
+    start = lines.index("[project.entry-points.opentalking]")
+    return [lines[start], lines[start + 1].partition("  #")[0]]
+
+
+def test_the_one_file_plugin_and_its_test_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {title: code for title, code in blocks(GUIDE) if title in ("my_mouth.py", "test_service.py")}
+    assert len(files) == 2
+    for title, code in files.items():
+        (tmp_path / title).write_text(code, "utf-8")
+    host = PluginHost(PluginChoice(files=(str(tmp_path / "my_mouth.py"),), detectors=("my_mouth",))).load()
+    assert host.detectors()[0].name == "my_mouth"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_readme_s_detector_works() -> None:
+    ((_, code),) = blocks((ROOT / "README.md").read_text("utf-8"))
+    module = types.ModuleType("readme")
+    exec(compile(code, "README.md", "exec"), module.__dict__)
+    host = PluginHost().register(module, "readme")
+    assert isinstance(host.detect_mouth("readme", np.zeros((8, 8, 3), np.uint8)), MouthLandmarks)
+
+
+# -- the site
+
+
+class _Loaded(HTMLParser):
+    """Collects what a page makes a browser load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        wanted: dict[str, Any] = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.addresses.append(wanted.get("src") or "")
+        if tag == "link" and wanted.get("rel") != "canonical":
+            self.addresses.append(wanted.get("href") or "")
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the docs are built with mkdocs-material")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= 8
+    for page in pages:
+        parser = _Loaded()
+        parser.feed(page.read_text("utf-8"))
+        assert [address for address in parser.addresses if re.match(r"(https?:)?//", address)] == [], page.name
+    for style in (tmp_path / "site").rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)]*", style.read_text("utf-8")) == [], style.name
