@@ -83,7 +83,7 @@ async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> di
     )
     fields: dict[str, bytes] = {}
     async for part in form:
-        name = part.name
+        name = _name(part)
         if name == "video":
             raise InvalidRequest(
                 "the field video asks for an avatar from a video, which is not supported: send an image"
@@ -97,6 +97,13 @@ async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> di
     if "image" not in fields:
         raise InvalidRequest("the field image is missing: send a JPEG, PNG or WebP picture")
     return fields
+
+
+def _name(part: BodyPart) -> str | None:
+    try:
+        return part.name
+    except UnicodeDecodeError:
+        raise InvalidRequest("the name of a field or of its file is not UTF-8 text") from None
 
 
 async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
