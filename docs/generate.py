@@ -57,6 +57,12 @@ def operations() -> str:
     return "\n".join(rows)
 
 
+def command_list() -> str:
+    """Every command and the first sentence of its help."""
+    lines = [f"{name:<14}{_text(command.help).split(';')[0].split('. ')[0]}" for name, command in _all_commands()]
+    return "\n".join(["```", *(line.rstrip(".") for line in lines), "```"])
+
+
 def commands() -> str:
     """Every command, with its arguments and options."""
     return "\n\n".join(_command(name, command) for name, command in _all_commands())
@@ -117,7 +123,7 @@ def generated(page: str) -> str:
 
 
 if __name__ == "__main__":
-    for file in DOCS.glob("*.md"):
+    for file in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
         before = file.read_text("utf-8")
         if (after := generated(before)) != before:
             file.write_text(after, "utf-8")

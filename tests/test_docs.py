@@ -77,6 +77,11 @@ def _code(text: str) -> list[str]:
     return re.findall(r"^```sh\n.*?^```|`opentalking-core [^`]+`", text, re.DOTALL | re.MULTILINE)
 
 
+def test_the_readme_s_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text("utf-8")):
+        assert (ROOT / target).exists(), target
+
+
 # -- the plugin author's guide
 
 
