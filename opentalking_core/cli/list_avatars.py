@@ -22,7 +22,7 @@ def list_avatars(
 ) -> None:
     """List the avatars, hidden ones excepted."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .avatars import open_avatars
     from .output import errors_in_words, out
@@ -32,7 +32,8 @@ def list_avatars(
     if as_json:
         out.print_json(json.dumps([dataclasses.asdict(summary) for summary in found]))
         return
-    table = Table("id", "name", "model type", "size", "custom", box=None, header_style="bold", pad_edge=False)
+    whole_id = Column("id", overflow="fold")  # people copy it
+    table = Table(whole_id, "name", "model type", "size", "custom", box=None, header_style="bold", pad_edge=False)
     for summary in found:
         size = f"{summary.width} x {summary.height}"
         custom = "custom" if summary.is_custom else ""

@@ -104,7 +104,8 @@ def sending(path: Path, text: str) -> Iterator[BinaryIO]:
     except OSError as error:
         fail(f"{path} can't be read: {error.strerror}")
     with _bar(DownloadColumn()) as bar:
-        yield bar.wrap_file(io.BytesIO(content), len(content), description=text)
+        # The answer counts as one byte more, so that the spinner turns until it is there.
+        yield bar.wrap_file(io.BytesIO(content), len(content) + 1, description=text)
 
 
 def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Progress:
