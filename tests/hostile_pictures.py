@@ -72,7 +72,7 @@ def _cut_and_damaged() -> Iterator[tuple[str, bytes]]:
     for name, data in whole.items():
         for part in (1, 2, 4, 7, 8, 11, 12, 16, 20, 24, 29, 33, 40, 60, len(data) // 2, len(data) - 12, len(data) - 1):
             yield f"{name} cut after {part} bytes", data[:part]
-        for position in range(8, min(len(data), 400), 24):
+        for position in range(8, min(len(data), 400), 40):
             damaged = bytearray(data)
             damaged[position] ^= 0xFF
             yield f"{name} with byte {position} turned", bytes(damaged)
