@@ -143,9 +143,8 @@ class AvatarCatalog:
         self._seen: Hashable = object()  # the store's stamp when the last refresh started
         self._own_changing = 0  # creations and deletions that are going on here
         self._unasked_until = 0.0
-        self._changed_before = (
-            False  # somebody else changed the store before our own changes, and it wasn't scanned yet
-        )
+        self._others_changed_at = 0.0  # when it was last seen, before own changes, that others had changed the store
+        self._scanned_at = 0.0  # when the last scan that succeeded began
         self._own_changes: dict[str, float] = {}  # when this process created or deleted what a scan may not know yet
         self._periodic: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -194,8 +193,8 @@ class AvatarCatalog:
         It would differ because of this very change, which `note_created` and `note_deleted` tell of; under constant
         uploads every request would wait for a scan. What others change meanwhile shows after the next periodic one.
         """
-        if not self._is_own_time():
-            self._changed_before = self._change_stamp() != self._seen
+        if not self._is_own_time() and self._change_stamp() != self._seen:
+            self._others_changed_at = time.monotonic()
         self._own_changing += 1
         try:
             yield
@@ -214,7 +213,9 @@ class AvatarCatalog:
         self._set(avatar_id, None)
 
     def _may_have_changed(self) -> bool:
-        return self._changed_before if self._is_own_time() else self._change_stamp() != self._seen
+        if self._is_own_time():
+            return self._others_changed_at > self._scanned_at or not self.is_complete
+        return self._change_stamp() != self._seen
 
     def _is_own_time(self) -> bool:
         return self._own_changing > 0 or time.monotonic() < self._unasked_until
@@ -262,7 +263,6 @@ class AvatarCatalog:
 
     async def _refresh(self) -> None:
         started, stamp = self._refresh_started, self.stamp()
-        self._changed_before = False
         found = set()
         changed = []
         async for bundle in self._store.scan():
@@ -288,6 +288,7 @@ class AvatarCatalog:
         await asyncio.gather(*(read_changed() for _ in range(_READS)))
         self._own_changes = {avatar_id: when for avatar_id, when in self._own_changes.items() if when >= started}
         self._seen = stamp
+        self._scanned_at = started
 
     async def _read(self, avatar_id: str, version: str) -> _Entry | None:
         try:
