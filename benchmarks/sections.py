@@ -111,7 +111,8 @@ def _compare(request: Request, count: int, servers: list[Server], effort: Effort
                 yield Row(f"{request.what}, {count:,} bundles", None, "/s", "bare", None, target=request.target)
                 return
             headers = (f"If-None-Match: {tag}",)
-            status = httpx.get(server.url(path), headers={"If-None-Match": tag}, trust_env=False).status_code
+            conditional = {"If-None-Match": tag, "Accept-Encoding": "identity"}
+            status = httpx.get(server.url(path), headers=conditional, trust_env=False).status_code
             assert status == 304, f"{server.name} answers {status} to its own entity tag"
         runs[server.name] = server, path, headers
     rates: dict[str, list[load.Rate]] = {name: [] for name in runs}
