@@ -45,7 +45,7 @@ _UNASKED = 0.1
 _FEW = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Listing:
     """The encoded list of avatars.
 
@@ -173,6 +173,10 @@ class AvatarCatalog:
         if self._may_have_changed():
             await self._freshen()
         return self._listing or await self._build()
+
+    def current(self) -> Listing | None:
+        """What `listing` would return, if that can be told without waiting."""
+        return None if self._may_have_changed() else self._listing
 
     async def page(self, query: ListingQuery) -> ListingPage:
         """A part of the list. Raises StoreUnavailable if the store could never be read."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _OVERHEAD = 1024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class CachedFile:
     """A file's content in memory, and when the store was last asked whether it is still the same."""
 

@@ -138,6 +138,10 @@ class AvatarService:
             await self._connect()
         return await self._catalog.listing()
 
+    def current_listing(self) -> Listing | None:
+        """What `listing` would return, if that can be told without waiting."""
+        return self._catalog.current() if self._connected else None
+
     async def page(self, query: ListingQuery) -> ListingPage:
         """A part of the list. Raises StoreUnavailable."""
         await self._connect()

@@ -18,14 +18,14 @@ from .docs import add_docs
 from .errors import add_error_handlers
 from .gallery import add_gallery
 from .observability import MetricsPage, Observability
+from .replay import Replay
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from falcon.asgi import Request, Response
 
-    Receive = Callable[[], Awaitable[dict[str, Any]]]
-    Send = Callable[[dict[str, Any]], Awaitable[None]]
+    from .replay import Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if host is None:
         host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
     service = AvatarService(settings, host)
-    app = _App(middleware=[_Lifespan(service, host), Observability(service.metrics, settings.access_log)])
+    observability = Observability(service.metrics, settings.access_log)
+    app = _App(observability, may_replay=settings.protect != "everything")
+    app.add_middleware([_Lifespan(service, host), observability])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
@@ -72,25 +74,45 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
 
 
 class _App(falcon.asgi.App[Any, Any]):
-    """Falcon waits for a body's first bytes before it looks at a request; this one looks at once.
+    """Falcon's app, with requests that it need not see, or should see earlier.
 
-    So an upload that announces too large a size is refused before it is sent (and before «100 Continue» invites it).
+    Args:
+        observability: for the requests that Falcon doesn't see.
+        may_replay: whether answers may be given again; not where each reader is asked for a key.
     """
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:  # type: ignore[override]
-        if scope["type"] != "http" or scope["method"] != "POST":
+    def __init__(self, observability: Observability, may_replay: bool) -> None:
+        super().__init__()
+        self._replay = Replay(observability) if may_replay else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """Answer a request."""
+        method = scope.get("method")
+        if method == "GET" and self._replay is not None:
+            if not await self._replay.answer(scope, send):
+                await super().__call__(scope, receive, self._replay.recording(scope, send))
+        elif method == "POST":
+            await super().__call__(scope, _at_once(receive), send)
+        else:
             await super().__call__(scope, receive, send)
-            return
-        dispatched = False
 
-        async def receive_after_dispatch() -> dict[str, Any]:
-            nonlocal dispatched
-            if dispatched:
-                return await receive()
-            dispatched = True
-            return {"type": "http.request", "body": b"", "more_body": True}
 
-        await super().__call__(scope, receive_after_dispatch, send)
+def _at_once(receive: Receive) -> Receive:
+    """A `receive` that says at once that a body is coming.
+
+    Falcon waits for a body's first bytes before it looks at a request. So an upload that announces too large a size is
+    refused before it is sent (and before «100 Continue» invites it).
+    """
+    dispatched = False
+
+    async def receive_after_dispatch() -> Message:
+        nonlocal dispatched
+        if dispatched:
+            return await receive()
+        dispatched = True
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    return receive_after_dispatch
 
 
 class Health:

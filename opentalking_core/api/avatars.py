@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gzip
 import json
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +17,7 @@ from ..catalog import Listing, ListingQuery
 from ..errors import InvalidRequest
 from ..file_cache import CachedFile
 from .conditional import accepts_gzip, is_unchanged, wanted_range
+from .replay import replay_while
 from .upload import read_avatar_form, read_image
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class AvatarList:
             await self._get_page(req, resp)
             return
         listing = await self._service.listing()
+        replay_while(req, listing, self._service.current_listing)
         if len(listing.body) >= _WORTH_GZIP:
             resp.set_header("Vary", "Accept-Encoding")
             if accepts_gzip(req):
@@ -105,6 +108,7 @@ class Avatar:
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         """The complete manifest, as it is stored."""
         if cached := self._service.cached_manifest(avatar_id):
+            replay_while(req, cached, functools.partial(self._service.cached_manifest, avatar_id))
             _answer_file(req, resp, cached, falcon.MEDIA_JSON)
             return
         async with contextlib.AsyncExitStack() as stack:
@@ -185,6 +189,7 @@ class Preview:
             resp.cache_control = ["no-store"]
             return
         if cached := self._service.cached_preview(avatar_id):
+            replay_while(req, cached, functools.partial(self._service.cached_preview, avatar_id))
             _answer_file(req, resp, cached, falcon.MEDIA_PNG)
             return
         async with contextlib.AsyncExitStack() as stack:
@@ -200,9 +205,9 @@ def _answer_file(
     """Answer with a file, or the range of it that is asked for; `stack` closes it, after streaming if need be."""
     info = file.info
     resp.content_type = content_type
-    resp.set_header("Accept-Ranges", "bytes")
     if is_unchanged(req, resp, info.etag, info.modified):
         return
+    resp.set_header("Accept-Ranges", "bytes")
     start, stop = 0, info.size
     if (wanted := wanted_range(req, info.size, info.etag)) is not None:
         start, stop = wanted

@@ -16,7 +16,7 @@ REVALIDATE = "no-cache"
 
 
 def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bool:
-    """Set ETag, Last-Modified and Cache-Control, and answer 304 if the client has this version already.
+    """Set ETag and Cache-Control, and answer 304 if the client has this version already; else set Last-Modified, too.
 
     Args:
         req: If-None-Match and, where there is none, If-Modified-Since are looked at.
@@ -25,16 +25,18 @@ def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bo
         modified: seconds since the epoch.
     """
     quoted = f'"{etag}"'
-    resp.set_headers((("ETag", quoted), ("Last-Modified", _http_date(int(modified))), ("Cache-Control", REVALIDATE)))
+    resp.set_headers((("ETag", quoted), ("Cache-Control", REVALIDATE)))
     wanted = req.get_header("If-None-Match")
     if wanted is not None:
         unchanged = wanted in (quoted, "*") or quoted in (tag.strip().removeprefix("W/") for tag in wanted.split(","))
     elif (since := req.get_header("If-Modified-Since")) is not None:
         unchanged = int(modified) <= _seconds(since)
     else:
-        return False
+        unchanged = False
     if unchanged:
         resp.status = falcon.HTTP_304
+    else:
+        resp.set_header("Last-Modified", _http_date(int(modified)))
     return unchanged
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CONTENT_TYPE_LATEST
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from falcon.asgi import Request, Response
 
     from ..metrics import Metrics
@@ -57,23 +59,38 @@ class Observability:
     async def process_request(self, req: Request, resp: Response) -> None:
         """Note the time, and give the request its id."""
         req.context.started = time.perf_counter()
-        sent = req.get_header("X-Request-ID")
-        own = sent if sent is not None and _CLIENT_ID.fullmatch(sent) else f"{self._prefix}-{next(self._numbers):x}"
-        request_id.set(own)
-        resp.set_header("X-Request-ID", own)
+        resp.set_header("X-Request-ID", self.identify(req.get_header("X-Request-ID")))
 
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
         """Count the request."""
-        seconds = time.perf_counter() - req.context.started
-        self._requests.observe(req.method, req.uri_template or "unknown", resp.status_code, seconds)
+        self.finish(req.scope, req.uri_template or "unknown", resp.status_code, req.context.started)
+
+    def identify(self, sent: str | None) -> str:
+        """The id of the current task's request from now on: the one that it was `sent` with, or a new one."""
+        own = sent if sent is not None and _CLIENT_ID.fullmatch(sent) else f"{self._prefix}-{next(self._numbers):x}"
+        request_id.set(own)
+        return own
+
+    def finish(self, scope: Mapping[str, Any], route: str, status: int, started: float) -> None:
+        """Count the current task's request, and log it: its answer is ready.
+
+        Args:
+            scope: the request, as ASGI has it.
+            route: the template of its path.
+            status: of the answer.
+            started: `time.perf_counter()` when it came.
+        """
+        seconds = time.perf_counter() - started
+        self._requests.observe(scope["method"], route, status, seconds)
         if self._lines is not None:
+            query = scope["query_string"].decode("latin-1")
             self._lines.put(
                 {
                     "request_id": request_id.get(),
-                    "client": req.remote_addr,
-                    "method": req.method,
-                    "path": req.relative_uri[:500],
-                    "status": resp.status_code,
+                    "client": scope["client"][0] if scope.get("client") else "",
+                    "method": scope["method"],
+                    "path": f"{scope['path']}?{query}"[:500] if query else scope["path"][:500],
+                    "status": status,
                     "milliseconds": round(seconds * 1000, 1),
                 }
             )
