@@ -99,13 +99,14 @@ def unseen() -> list[str]:
 @pytest.fixture
 def put_bundle(store_url: str, unseen: list[str]) -> PutBundle:
     """Puts bundles into the store without going through the service."""
+    host = PluginHost().load()
 
     def put(
         avatar_id: str, manifest: Mapping[str, Any] | bytes | None = None, files: Mapping[str, bytes] | None = None
     ) -> None:
         if not isinstance(manifest, bytes):
             manifest = json.dumps(example_manifest(avatar_id, **dict(manifest or {}))).encode()
-        if not asyncio.run(_create(store_url, avatar_id, {"manifest.json": manifest, **(files or {})})):
+        if not asyncio.run(_create(host, store_url, avatar_id, {"manifest.json": manifest, **(files or {})})):
             unseen.append(avatar_id)
 
     return put
@@ -148,9 +149,9 @@ def _scans(client: httpx.Client) -> int:
     return sum(map(int, found))
 
 
-async def _create(url: str, avatar_id: str, files: Mapping[str, bytes]) -> bool:
+async def _create(host: PluginHost, url: str, avatar_id: str, files: Mapping[str, bytes]) -> bool:
     """Create a bundle; whether the store can tell at once that it has changed."""
-    opened, _ = PluginHost().load().open_bundle_store(url)
+    opened, _ = host.open_bundle_store(url)
     async with opened as store:
         await store.create(avatar_id, files)
         return isinstance(store, ChangeStamp)
