@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from PIL import Image
+
+from opentalking_core.host import PluginHost
+from opentalking_core.store import ChangeStamp
 
 if TYPE_CHECKING:
     import httpx
@@ -31,6 +35,12 @@ class PostPortrait(Protocol):
     ) -> httpx.Response: ...
 
 
+class DeleteBundle(Protocol):
+    """Deletes a bundle of the test's store without going through the service."""
+
+    def __call__(self, avatar_id: str) -> None: ...
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What somebody's shell sets for their own service must not change what the tests see."""
@@ -44,6 +54,21 @@ def folder_store(request: pytest.FixtureRequest) -> None:
     """For tests of what only a folder can be: odd files that people drop into it."""
     if request.config.getoption("--store-url"):
         pytest.skip("is about a local folder, and --store-url names another store")
+
+
+@pytest.fixture
+def delete_bundle(store_url: str, unseen: list[str]) -> DeleteBundle:
+    """Deletes bundles of the store, as another process would."""
+    host = PluginHost().load()
+
+    async def delete_there(avatar_id: str) -> None:
+        opened, _ = host.open_bundle_store(store_url)
+        async with opened as store:
+            await store.delete(avatar_id)
+        if not isinstance(store, ChangeStamp):
+            unseen.append(avatar_id)
+
+    return lambda avatar_id: asyncio.run(delete_there(avatar_id))
 
 
 @pytest.fixture(scope="session")

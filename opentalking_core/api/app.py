@@ -12,7 +12,7 @@ import falcon.asgi
 from ..host import PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import Access, NoSniff
+from .access import READABLE_ELSEWHERE, Access, NoSniff, VaryByOrigin
 from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
 from .docs import add_docs
 from .errors import add_error_handlers
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     app.add_middleware([_Lifespan(service, host), observability])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
-        app.add_middleware(falcon.CORSMiddleware(allow_origins=origins))
+        app.add_middleware([falcon.CORSMiddleware(origins, READABLE_ELSEWHERE), VaryByOrigin()])
     app.add_middleware(NoSniff())
     access = Access(host, settings.protect)
     if settings.protect != "nothing":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import functools
+import re
 from typing import TYPE_CHECKING
 
 import falcon
@@ -35,6 +36,8 @@ def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bo
         unchanged = False
     if unchanged:
         resp.status = falcon.HTTP_304
+        resp.delete_header("Content-Type")  # there is no content
+        resp.delete_header("Content-Encoding")
     else:
         resp.set_header("Last-Modified", _http_date(int(modified)))
     return unchanged
@@ -73,11 +76,18 @@ def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
 
 def accepts_gzip(req: Request) -> bool:
     """Whether Accept-Encoding takes gzip."""
-    for offer in (req.get_header("Accept-Encoding") or "").split(","):
-        name, _, quality = offer.strip().partition(";")
-        if name.strip().lower() in ("gzip", "*"):
-            return quality.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return False
+    header = req.get_header("Accept-Encoding") or ""
+    named = takes(header, "gzip")
+    return takes(header, "*") is True if named is None else named
+
+
+def takes(header: str, name: str) -> bool | None:
+    """Whether Accept or Accept-Encoding names `name` (in lower case) to take it, or to refuse it; None if neither."""
+    for offer in header.lower().split(","):
+        offered, *parameters = offer.replace(" ", "").split(";")
+        if offered == name:
+            return not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+    return None
 
 
 @functools.lru_cache(4096)
@@ -88,5 +98,5 @@ def _http_date(modified: int) -> str:
 def _seconds(date: str) -> float:
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return -1.0  # a date that can't be read is as good as none

@@ -366,7 +366,7 @@ def _part(*content_types: str) -> Json:
 
 
 def _unchanged() -> Json:
-    return _response("The client has it already.", headers=("ETag", "Cache-Control"))
+    return _response("The client has it already.", headers=("ETag", "Cache-Control", "Vary"))
 
 
 def _error(description: str, examples: Mapping[str, str], headers: Iterable[str] = ()) -> Json:
