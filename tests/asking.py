@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import httpx
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-
-    import httpx
 
     Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -29,7 +29,9 @@ def ask(client: httpx.Client, path: str, headers: Headers = (), method: str = "G
     for name in ("accept", "accept-encoding", "user-agent"):
         del request.headers[name]
     given = headers.items() if hasattr(headers, "items") else headers
-    request.headers = type(request.headers)([*request.headers.multi_items(), *given])
+    request.headers = httpx.Headers(
+        [*request.headers.raw, *((name.encode(), value.encode("latin-1")) for name, value in given)]
+    )
     answer = client.send(request, stream=True)
     try:
         return Answer(answer.status_code, dict(answer.headers), b"".join(answer.iter_raw()))

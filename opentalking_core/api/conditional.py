@@ -46,13 +46,13 @@ def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bo
 def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
     """The (start, stop) that a Range header asks for; None for the whole file.
 
-    A header that asks for several ranges, or that can't be read, is ignored, as RFC 9110 allows.
+    A header that asks for several ranges, or that can't be read, is ignored, as RFC 9110 allows; only GET has ranges.
 
     Raises:
         falcon.HTTPRangeNotSatisfiable: the range lies behind the end.
     """
     header = req.get_header("Range")
-    if header is None:
+    if header is None or req.method != "GET":
         return None
     condition = req.get_header("If-Range")
     if condition is not None and condition != f'"{etag}"':

@@ -413,13 +413,15 @@ def _add_permission(operation: Json) -> None:
 
 
 def _head(operation: Json) -> Json:
-    """As GET, without a body."""
+    """As GET, without a body, and without parts of one."""
     return operation | {
         "operationId": operation["operationId"] + "_head",
         "summary": operation["summary"] + " (headers only)",
+        "parameters": [each for each in operation["parameters"] if each["name"] not in ("Range", "If-Range")],
         "responses": {
             status: {key: value for key, value in response.items() if key not in ("content", "links")}
             for status, response in operation["responses"].items()
+            if status not in ("206", "416")
         },
     }
 

@@ -1,0 +1,222 @@
+"""Range and If-Range: parts of previews from memory and of ones that are streamed, of manifests and of thumbnails."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from opentalking_core.testing.running import running_service
+
+from .asking import Answer, ask, let_tags_settle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import httpx
+
+    from opentalking_core.testing.fixtures import PutBundle
+
+PREVIEW = "/avatars/anna/preview"
+KiB, MiB = 1024, 1024 * 1024
+
+
+@pytest.fixture(params=[5000, 300 * KiB, 2 * MiB + 77], ids=["in memory", "streamed", "streamed in pieces"])
+def content(request: pytest.FixtureRequest) -> bytes:
+    """A preview: one that 1 MiB of memory has room for, one that it hasn't, one that no store reads in one go."""
+    return random.Random(request.param).randbytes(request.param)
+
+
+@pytest.fixture
+def service(store_url: str, put_bundle: PutBundle, content: bytes) -> Iterator[httpx.Client]:
+    """Serves it."""
+    put_bundle("anna", files={"preview.png": content})
+    let_tags_settle()
+    with running_service(store_url, cache_mb=1) as client:
+        yield client
+
+
+def part(client: httpx.Client, wanted: str, **headers: str) -> Answer:
+    return ask(client, PREVIEW, {"Range": wanted, **headers})
+
+
+def assert_part(answer: Answer, content: bytes, start: int, stop: int) -> None:
+    assert answer.status == 206
+    assert answer.body == content[start:stop]
+    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(content)}"
+    assert answer.headers["content-length"] == str(stop - start)
+    assert answer.headers["content-type"] == "image/png"
+
+
+def assert_whole(answer: Answer, content: bytes) -> None:
+    assert answer.status == 200
+    assert answer.body == content
+    assert "content-range" not in answer.headers
+
+
+def test_a_part_has_the_bytes_that_were_asked_for(service: httpx.Client, content: bytes) -> None:
+    size = len(content)
+    parts: dict[str, tuple[int, int]] = {
+        "bytes=0-0": (0, 1),
+        "bytes=100-199": (100, 200),
+        "bytes=4990-": (4990, size),
+        f"bytes={size - 1}-{size - 1}": (size - 1, size),
+        f"bytes={size - 1}-": (size - 1, size),
+        "bytes=-1": (size - 1, size),
+        "bytes=-100": (size - 100, size),
+        f"bytes=-{size}": (0, size),
+        "bytes=0-": (0, size),
+        f"bytes=0-{size - 1}": (0, size),
+    }
+    longer_than_the_file = {
+        f"bytes=10-{size}": (10, size),
+        "bytes=10-999999999999999": (10, size),
+        f"bytes=-{size + 1}": (0, size),
+        "bytes=-999999999999999": (0, size),
+    }
+    written_otherwise = {"Bytes=1-2": (1, 3), "bytes= 1-2": (1, 3), "bytes=00001-0002": (1, 3)}
+    whole = ask(service, PREVIEW)
+    assert_whole(whole, content)
+    assert whole.headers["accept-ranges"] == "bytes"
+    for wanted, (start, stop) in (parts | longer_than_the_file | written_otherwise).items():
+        answer = part(service, wanted)
+        assert_part(answer, content, start, stop)
+        for name in ("etag", "last-modified", "cache-control"):
+            assert answer.headers[name] == whole.headers[name]
+
+
+def test_any_part_at_all(service: httpx.Client, content: bytes) -> None:
+    pick = random.Random(1)
+    for _ in range(40):
+        start = pick.randrange(len(content))
+        last = pick.randrange(start, min(len(content), start + pick.choice((10, 10_000, len(content)))))
+        assert_part(part(service, f"bytes={start}-{last}"), content, start, last + 1)
+
+
+def test_parts_put_together_are_the_whole(service: httpx.Client, content: bytes) -> None:
+    """As a client does that takes up a download where it broke off."""
+    tag = ask(service, PREVIEW).headers["etag"]
+    step = len(content) // 7
+    offsets = range(0, len(content), step)
+    parts = [part(service, f"bytes={offset}-{offset + step - 1}", **{"If-Range": tag}) for offset in offsets]
+    assert {answer.status for answer in parts} == {206}
+    assert b"".join(answer.body for answer in parts) == content
+
+
+def test_behind_the_end_there_is_nothing(service: httpx.Client, content: bytes) -> None:
+    size = len(content)
+    for wanted in (f"bytes={size}-", f"bytes={size}-{size}", "bytes=999999999999-", "bytes=-0", f"bytes={size + 5}-"):
+        answer = part(service, wanted)
+        assert answer.status == 416, wanted
+        assert answer.headers["content-range"] == f"bytes */{size}"
+        assert answer.headers["content-type"] == "application/json"
+        assert str(size) in answer.body.decode()
+    assert_whole(ask(service, PREVIEW), content)
+
+
+def test_what_is_no_single_range_is_ignored(service: httpx.Client, content: bytes) -> None:
+    for wanted in (
+        *("bytes=0-1,5-6", "bytes=0-1, 5-6", "bytes=0-,-1", "bytes=0-0,0-0,0-0"),
+        *(
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=x-y",
+            "bytes=1",
+            "bytes=1-x",
+            "bytes=--1",
+            "bytes=-1-2",
+            "bytes=2-1",
+        ),
+        *("items=0-1", "=0-1", "0-1", "bytes:0-1", "bytes=1.0-2.0", "bytes=+1-2", "bytes=1_0-2_0", "bytes=0x1-0x2"),
+        *("bytes=0-" + "9" * 60, "bytes=" + "1" * 5000 + "-", "bytes=" + "0-1," * 1000 + "0-1"),
+    ):
+        assert_whole(part(service, wanted), content)
+    assert_whole(ask(service, PREVIEW, [("Range", "bytes=0-1"), ("Range", "bytes=5-6")]), content)
+    assert_whole(ask(service, PREVIEW, {"Range": "bytes=²-³"}), content)
+
+
+def test_if_range_wants_a_part_of_this_version_only(service: httpx.Client, content: bytes) -> None:
+    tag = ask(service, PREVIEW).headers["etag"]
+    modified = ask(service, PREVIEW).headers["last-modified"]
+    assert_part(part(service, "bytes=1-9", **{"If-Range": tag}), content, 1, 10)
+    assert part(service, f"bytes={len(content)}-", **{"If-Range": tag}).status == 416
+    for condition in (
+        '"other"',
+        f"W/{tag}",
+        tag.strip('"'),
+        "*",
+        "",
+        f'"other", {tag}',
+        "Thu, 01 Jan 2015 00:00:00 GMT",
+    ):
+        assert_whole(part(service, "bytes=1-9", **{"If-Range": condition}), content)
+        assert_whole(part(service, f"bytes={len(content)}-", **{"If-Range": condition}), content)
+    assert part(service, "bytes=1-9", **{"If-Range": modified}).body in (content, content[1:10])  # either is right
+    assert_whole(ask(service, PREVIEW, {"If-Range": tag}), content)
+
+
+def test_what_the_client_has_is_not_sent_in_parts_either(service: httpx.Client, content: bytes) -> None:
+    tag = ask(service, PREVIEW).headers["etag"]
+    answer = part(service, "bytes=1-9", **{"If-None-Match": tag})
+    assert (answer.status, answer.body) == (304, b"")
+    assert "content-range" not in answer.headers
+    assert part(service, f"bytes={len(content)}-", **{"If-None-Match": tag}).status == 304
+    assert_part(part(service, "bytes=1-9", **{"If-None-Match": '"other"'}), content, 1, 10)
+
+
+def test_head_knows_no_ranges(service: httpx.Client, content: bytes) -> None:
+    """RFC 9110, section 14.2: only GET does."""
+    for wanted in ("bytes=0-9", "bytes=-1", f"bytes={len(content)}-"):
+        answer = ask(service, PREVIEW, {"Range": wanted}, "HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.headers["content-length"] == str(len(content))
+        assert answer.headers["accept-ranges"] == "bytes"
+        assert "content-range" not in answer.headers
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_part_harms_nobody(service: httpx.Client, content: bytes) -> None:
+    for _ in range(3):
+        with service.stream("GET", PREVIEW, headers={"Range": "bytes=100-"}) as answer:
+            next(answer.iter_raw(1000))
+    assert_part(part(service, "bytes=100-"), content, 100, len(content))
+
+
+@pytest.mark.parametrize("content", [b""], ids=["empty"])
+def test_an_empty_file_has_no_parts(service: httpx.Client, content: bytes) -> None:
+    for wanted in ("bytes=0-", "bytes=0-0", "bytes=-0"):
+        answer = part(service, wanted)
+        assert (answer.status, answer.headers["content-range"]) == (416, "bytes */0")
+    assert_whole(ask(service, PREVIEW), b"")
+
+
+@pytest.mark.parametrize("content", [b"x"], ids=["one byte"])
+def test_a_file_of_one_byte(service: httpx.Client, content: bytes) -> None:
+    for wanted in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-7", "bytes=0-7"):
+        assert_part(part(service, wanted), b"x", 0, 1)
+
+
+@pytest.mark.parametrize("content", [b""])
+def test_manifests_and_thumbnails_have_parts(service: httpx.Client, put_bundle: PutBundle, content: bytes) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "PNG")
+    put_bundle("bert", files={"preview.png": file.getvalue()})
+    let_tags_settle()
+    for path in ("/avatars/bert", "/avatars/bert/preview?width=100"):
+        whole = ask(service, path)
+        answer = ask(service, path, {"Range": "bytes=5-14", "If-Range": whole.headers["etag"]})
+        assert (answer.status, answer.body) == (206, whole.body[5:15])
+        assert answer.headers["content-range"] == f"bytes 5-14/{len(whole.body)}"
+        assert answer.headers["etag"] == whole.headers["etag"]
+        assert ask(service, path, {"Range": f"bytes={len(whole.body)}-"}).status == 416
+
+
+@pytest.mark.parametrize("content", [b""])
+def test_lists_have_none(service: httpx.Client, content: bytes) -> None:
+    whole = ask(service, "/avatars")
+    assert "accept-ranges" not in whole.headers
+    assert_whole(ask(service, "/avatars", {"Range": "bytes=0-1"}), whole.body)
