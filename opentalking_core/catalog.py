@@ -96,10 +96,10 @@ class ListingPage:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    version: str | None  # None: this process wrote it and has not seen it in a scan yet
+    version: str | None  # None: no scan has read it yet
     summary: AvatarSummary | None  # None: hidden, or its manifest can't be read
     encoded: bytes = b""
-    problem: str = ""  # why its manifest can't be read
+    problem: str = ""  # why its manifest could not be read
 
 
 async def read_manifest(store: BundleStore, avatar_id: str) -> AvatarManifest:
@@ -226,10 +226,7 @@ class AvatarCatalog:
 
     async def _scan_periodically(self) -> None:
         while True:
-            try:
-                await self._refresh_after(time.monotonic())
-            except Exception:  # a store's bug must not end the scans for good
-                log.exception("scanning %s failed", self._store.url)
+            await self._refresh_after(time.monotonic())
             await asyncio.sleep(max(self._refresh_seconds, self._refresh_took / self._scan_share))
 
     async def _freshen(self) -> None:
@@ -238,8 +235,6 @@ class AvatarCatalog:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         await asyncio.wait([task], timeout=_PATIENCE)
-        if task.done():
-            task.result()
         if self.problem and not self.is_complete:
             raise StoreUnavailable(self.problem)
         if not (self.is_complete or self._entries):
@@ -254,10 +249,11 @@ class AvatarCatalog:
             try:
                 with self._metrics.store_operation("scan"):
                     await self._refresh()
-            except StoreUnavailable as error:
+            except Exception as error:  # a store's bug must not end the scans either
                 if self.problem is None:
-                    log.warning("%s can't be scanned; the last known list is served: %s", self._store.url, error)
-                self.problem = str(error)
+                    message = "%s can't be scanned; the last known list is served: %s"
+                    log.warning(message, self._store.url, error, exc_info=not isinstance(error, StoreUnavailable))
+                self.problem = str(error) if isinstance(error, StoreUnavailable) else f"the store has a bug: {error!r}"
             else:
                 if self.problem is not None:
                     log.warning("%s can be scanned again", self._store.url)
@@ -304,9 +300,12 @@ class AvatarCatalog:
             if before is None or before.problem != str(error):  # a store may give it a new version at each scan
                 log.warning("avatar %r is left out of the list: %s", avatar_id, error)
             return _Entry(version, None, problem=str(error))
-        except StoreUnavailable as error:  # what is known of it stays; the next scan tries again
-            log.warning("the manifest of avatar %r can't be read now: %s", avatar_id, error)
-            return self._entries.get(avatar_id)
+        except Exception as error:  # a bug of the store, too: what is known of it stays, and the next scan tries again
+            before = self._entries.get(avatar_id, _Entry(None, None))
+            if not before.problem:
+                message = "the manifest of avatar %r can't be read now: %s"
+                log.warning(message, avatar_id, error, exc_info=not isinstance(error, StoreUnavailable))
+            return dataclasses.replace(before, problem=repr(error))
 
     def _set(self, avatar_id: str, entry: _Entry | None) -> None:
         """Replace what is known of an avatar; None: it is gone."""

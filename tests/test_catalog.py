@@ -1,0 +1,695 @@
+"""The list of avatars: what it costs, how soon it shows what others change, and what it says when the store fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import shutil
+import sys
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from opentalking_core import catalog
+from opentalking_core.errors import StoreUnavailable
+from opentalking_core.testing.fixtures import FakeMouth, example_manifest
+from opentalking_core.testing.running import running_service
+
+from .soak.server import Server
+from .watched_store import StampedStore, WatchedStore, serve, wait_until, write_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import httpx
+
+    from .watched_store import Hold
+
+NEVER = 3600.0  # seconds from one periodic scan to the next
+OFTEN = 0.02
+CUSTOM = {"custom_avatar": True}
+
+
+def ids(service: httpx.Client) -> list[str]:
+    """Those that are listed."""
+    answer = service.get("/avatars")
+    assert answer.status_code == 200, answer.text
+    return [avatar["id"] for avatar in answer.json()]
+
+
+def upload(service: httpx.Client, portrait: bytes, base: str = "base") -> str:
+    """The id of the avatar that was made."""
+    form: dict[str, tuple[str | None, str | bytes]] = {
+        "name": (None, "Alice"),
+        "base_avatar_id": (None, base),
+        "image": ("a.jpg", portrait),
+    }
+    answer = service.post("/avatars/custom", files=form)
+    assert answer.status_code == 200, answer.text
+    avatar_id: str = answer.json()["id"]
+    return avatar_id
+
+
+@pytest.fixture
+def avatars(tmp_path: Path) -> Path:
+    """An empty folder for bundles."""
+    (folder := tmp_path / "avatars").mkdir()
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder on the same disk, to move bundles from and to."""
+    (folder := tmp_path / "elsewhere").mkdir()
+    return folder
+
+
+@pytest.fixture(params=[StampedStore, WatchedStore], ids=["stamp", "no stamp"])
+def store(request: pytest.FixtureRequest) -> WatchedStore:
+    """A store that can tell of changes, and one that can't."""
+    made: WatchedStore = request.param()
+    return made
+
+
+def let_it_age(folder: Path) -> None:
+    """Until the folder's times are too old to be shared with another change: the clocks of file systems are coarse."""
+    wait_until(lambda: time.time_ns() - folder.stat().st_ctime_ns > 60_000_000)
+
+
+@contextmanager
+def serve_held(store: WatchedStore) -> Iterator[tuple[httpx.Client, Hold]]:
+    """A running service whose first scan waits."""
+    with store.holding("open") as hold, serve(store) as service:
+        yield service, hold
+
+
+# -- what it costs
+
+
+class FileWatch:
+    """Notes which files this process opens and which folders it reads; Python can't take such a hook back."""
+
+    def __init__(self) -> None:
+        self.below: str | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._note)
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.below is not None and event in ("open", "os.scandir", "os.listdir") and arguments:
+            path = arguments[0]
+            if isinstance(path, str | os.PathLike) and str(path).startswith(self.below):
+                self.seen.append(f"{event} {path}")
+
+
+@pytest.fixture(scope="module")
+def file_watch() -> FileWatch:
+    return FileWatch()
+
+
+def test_the_list_of_a_folder_opens_no_file(avatars: Path, file_watch: FileWatch) -> None:
+    for n in range(20):
+        write_bundle(avatars / f"anna-{n}", {"preview.png": b"png"})
+    let_it_age(avatars)
+    with running_service(avatars.as_uri(), refresh_seconds=NEVER) as service:
+        assert len(ids(service)) == 20
+        assert service.get("/avatars/anna-0").status_code == service.get("/avatars/anna-0/preview").status_code == 200
+        file_watch.seen.clear()
+        file_watch.below = str(avatars)
+        try:
+            for headers in ({}, {"Accept-Encoding": "identity"}, {"If-None-Match": '"old"'}):
+                for _ in range(20):
+                    assert len(service.get("/avatars", headers=headers).json()) == 20
+            assert file_watch.seen == []
+            started = time.monotonic()
+            for _ in range(50):
+                assert service.get("/avatars/anna-0").status_code == 200
+                assert service.get("/avatars/anna-0/preview").content == b"png"
+            looks = 1 + int(time.monotonic() - started)  # one a second at each file, so that edits show
+            assert sum("anna-0" in seen for seen in file_watch.seen) <= 2 * looks
+            assert not any("anna-1" in seen or "scandir" in seen for seen in file_watch.seen)
+            file_watch.seen.clear()
+            write_bundle(avatars / "ben")
+            assert len(ids(service)) == 21
+            assert file_watch.seen, "the watch works"
+        finally:
+            file_watch.below = None
+
+
+def test_between_scans_nothing_is_asked_for(store: WatchedStore) -> None:
+    store.put("anna", "ben", files={"preview.png": b"png"})
+    with serve(store, refresh_seconds=NEVER) as service:
+        assert ids(service) == ["anna", "ben"]
+        assert service.get("/avatars/anna").status_code == 200
+        assert service.get("/avatars/anna/preview").content == b"png"
+        scans, opened = store.scans, len(store.opened)
+        started = time.monotonic()
+        for _ in range(50):
+            assert ids(service) == ["anna", "ben"]
+            assert service.get("/avatars/anna").json()["id"] == "anna"
+            assert service.get("/avatars/anna/preview").content == b"png"
+            assert service.get("/avatars?model_type=mock").headers["X-Total-Count"] == "2"
+            assert service.get("/health").status_code == 200
+        assert store.scans == scans
+        # Where scans tell of changes, files are as old as the list; where a stamp does, they may be a second old.
+        looks = 1 + int(time.monotonic() - started) if isinstance(store, StampedStore) else 0
+        assert len(store.opened) - opened <= 2 * looks
+
+
+def test_a_scan_reads_the_manifests_that_have_changed(store: WatchedStore) -> None:
+    store.put(*(f"anna-{n}" for n in range(40)))
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert len(ids(service)) == 40
+        assert sorted(store.opened) == sorted(f"anna-{n}/manifest.json" for n in range(40))
+        store.wait_for_a_scan()
+        assert len(store.opened) == 40
+        store.put("ben", "carl")
+        store.take("anna-7")
+        store.wait_for_a_scan()
+        assert len(ids(service)) == 41
+        assert sorted(store.opened[40:]) == ["ben/manifest.json", "carl/manifest.json"]
+
+
+def test_some_manifests_are_read_at_the_same_time(store: WatchedStore) -> None:
+    store.put(*(f"anna-{n}" for n in range(200)))
+    with store.holding("open") as hold, serve(store) as service:
+        wait_until(lambda: hold.waiting > 1)
+        assert service.get("/metrics").status_code == 200
+        assert len(store.opened) <= 32
+        hold.is_over = True
+        wait_until(lambda: not service.get("/health").json()["store"]["stale"])
+        assert len(ids(service)) == 200
+    assert 1 < store.most_opening <= 32
+
+
+def test_the_list_is_the_same_until_something_changes(avatars: Path) -> None:
+    home = write_bundle(avatars / "anna")
+    with running_service(avatars.as_uri(), refresh_seconds=OFTEN) as service:
+        first = service.get("/avatars")
+        for _ in range(3):  # read again, and nothing new in it
+            os.utime(home / "manifest.json")
+            (avatars / "a file").write_bytes(b"")
+            wait_for_scans(service)
+        wait_until(lambda: service.get("/avatars").headers["Date"] != first.headers["Last-Modified"])
+        wait_for_scans(service)
+        again = service.get("/avatars")
+        for name in ("ETag", "Last-Modified"):
+            assert again.headers[name] == first.headers[name]
+        write_bundle(avatars / "ben")
+        changed = service.get("/avatars")
+        assert changed.headers["ETag"] != first.headers["ETag"]
+        assert changed.headers["Last-Modified"] != first.headers["Last-Modified"]
+        (avatars / "ben" / "manifest.json").unlink()
+        wait_until(lambda: ids(service) == ["anna"])
+        assert service.get("/avatars").headers["ETag"] == first.headers["ETag"], "the same bytes have the same tag"
+
+
+def wait_for_scans(service: httpx.Client) -> None:
+    """Until one has begun and ended."""
+
+    def scans() -> int:
+        (line,) = [
+            line
+            for line in service.get("/metrics").text.splitlines()
+            if line.startswith('opentalking_store_operation_seconds_count{operation="scan",outcome="ok"}')
+        ]
+        return int(float(line.split()[-1]))
+
+    before = scans()
+    wait_until(lambda: scans() > before + 1)
+
+
+def test_a_bundle_takes_less_than_two_kilobytes() -> None:
+    store, count = WatchedStore(), 4000
+    names = [f"custom-somebody-{n}-20260513-153012-001" for n in range(count)]
+    store.put(*names, name="Somebody with an ordinary name", metadata={**CUSTOM, "unknown": "x" * 2000})
+    tracemalloc.start()
+    try:
+        with serve(store, refresh_seconds=NEVER) as service:
+            before, _ = tracemalloc.get_traced_memory()
+            wait_until(lambda: not service.get("/health").json()["store"]["stale"])
+            assert len(ids(service)) == count
+            for notes in (store.opened, store.read):
+                notes.clear()
+            after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / count < 2000
+
+
+# -- what others change
+
+
+def test_bundles_moved_by_hand_are_in_the_next_answer(avatars: Path, elsewhere: Path) -> None:
+    write_bundle(avatars / "anna")
+    with running_service(avatars.as_uri(), refresh_seconds=NEVER) as service:
+        assert ids(service) == ["anna"]
+        for n in range(5):
+            write_bundle(elsewhere / "ben").rename(avatars / "ben")
+            assert ids(service) == ["anna", "ben"], n
+            (avatars / "ben").rename(avatars / "carl")
+            assert ids(service) == ["anna", "carl"], n
+            assert service.get("/avatars/carl").json()["id"] == "ben", "the file as it is"
+            assert service.get("/avatars/ben").status_code == 404
+            (avatars / "carl").rename(elsewhere / "carl")
+            assert ids(service) == ["anna"], n
+            shutil.rmtree(elsewhere / "carl")
+            shutil.copytree(avatars / "anna", avatars / "dora")
+            assert ids(service) == ["anna", "dora"], n
+            shutil.rmtree(avatars / "dora")
+            assert ids(service) == ["anna"], n
+
+
+def test_a_bundle_that_is_copied_in_slowly_appears_with_its_manifest(avatars: Path) -> None:
+    write_bundle(avatars / "anna")
+    with running_service(avatars.as_uri(), refresh_seconds=NEVER) as service:
+        (home := avatars / "ben").mkdir()
+        assert ids(service) == ["anna"]
+        (home / "preview.png").write_bytes(b"png")
+        assert ids(service) == ["anna"]
+        let_it_age(avatars)
+        let_it_age(home)
+        assert ids(service) == ids(service) == ["anna"]
+        write_bundle(home)
+        assert ids(service) == ["anna", "ben"]
+
+
+def test_a_manifest_that_is_written_in_two_steps_appears(avatars: Path) -> None:
+    manifest = json.dumps(example_manifest("anna"))
+    (home := avatars / "anna").mkdir()
+    with running_service(avatars.as_uri(), refresh_seconds=OFTEN) as service:
+        for cut in (0, len(manifest) // 2):
+            (home / "manifest.json").write_text(manifest[:cut])
+            wait_for_scans(service)
+            assert ids(service) == []
+        (home / "manifest.json").write_text(manifest)
+        wait_until(lambda: ids(service) == ["anna"])
+
+
+@pytest.mark.parametrize("replace", [False, True], ids=["in place", "by a rename"])
+def test_an_edit_shows(avatars: Path, replace: bool) -> None:
+    """Also one that leaves size and time as they were, as `cp -p` and `rsync -t` do."""
+    home = write_bundle(avatars / "anna", {"preview.png": b"old"}, name="Anna")
+
+    def edit(path: str, content: bytes) -> None:
+        before = (home / path).stat()
+        assert before.st_size == len(content)
+        file = home / (f"{path}.new" if replace else path)
+        file.write_bytes(content)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        file.rename(home / path)
+
+    with running_service(avatars.as_uri(), refresh_seconds=OFTEN) as service:
+        assert service.get("/avatars").json()[0]["name"] == service.get("/avatars/anna").json()["name"] == "Anna"
+        assert service.get("/avatars/anna/preview").content == b"old"
+        etag = service.get("/avatars").headers["ETag"]
+        edit("manifest.json", (home / "manifest.json").read_bytes().replace(b"Anna", b"Beth"))
+        edit("preview.png", b"new")
+        wait_until(lambda: service.get("/avatars").json()[0]["name"] == "Beth")
+        assert service.get("/avatars").headers["ETag"] != etag
+        wait_until(lambda: service.get("/avatars/anna").json()["name"] == "Beth")
+        wait_until(lambda: service.get("/avatars/anna/preview").content == b"new")
+
+
+def test_a_store_that_cannot_tell_shows_changes_after_a_scan() -> None:
+    store = WatchedStore()
+    store.put("anna")
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert ids(service) == ["anna"]
+        store.put("ben")
+        store.wait_for_a_scan()
+        assert ids(service) == ["anna", "ben"]
+        store.take("anna")
+        store.wait_for_a_scan()
+        assert ids(service) == ["ben"]
+        with store.holding("scan") as hold:
+            wait_until(lambda: hold.waiting)
+            store.put("carl")
+            assert ids(service) == ["ben"], "nobody waits for a scan that nothing has asked for"
+        wait_until(lambda: ids(service) == ["ben", "carl"])
+
+
+def test_what_is_hidden_or_broken_by_hand_goes_and_comes_back(avatars: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = write_bundle(avatars / "ben")
+    manifest = home / "manifest.json"
+    write_bundle(avatars / "anna")
+    write_bundle(avatars / "carl")
+    good = manifest.read_bytes()
+    with running_service(avatars.as_uri(), refresh_seconds=OFTEN) as service:
+        for bad in (
+            json.dumps(example_manifest("ben", metadata={"hidden": True})).encode(),
+            b"{",
+            good + b" " * 9 * 1024 * 1024,
+            b"\xff" + good,
+        ):
+            assert ids(service) == ["anna", "ben", "carl"]
+            manifest.write_bytes(bad)
+            wait_until(lambda: ids(service) == ["anna", "carl"])
+            wait_for_scans(service)
+            manifest.write_bytes(good)
+            wait_until(lambda: ids(service) == ["anna", "ben", "carl"])
+        manifest.rename(home / "away")
+        wait_until(lambda: ids(service) == ["anna", "carl"])
+        (home / "away").rename(manifest)
+        wait_until(lambda: ids(service) == ["anna", "ben", "carl"])
+    assert len([record for record in caplog.records if "left out" in record.getMessage()]) == 3
+
+
+@pytest.mark.parametrize("trouble", [StoreUnavailable("the disk has a bad block"), ZeroDivisionError("a bug")])
+def test_a_manifest_that_cannot_be_read_now_harms_nobody(
+    store: WatchedStore, trouble: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("anna", "ben", "carl")
+    store.broken["open ben/manifest.json"] = trouble
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert ids(service) == ["anna", "carl"]
+        store.wait_for_a_scan()
+        assert ids(service) == ["anna", "carl"]
+        assert service.get("/health").status_code == 200
+        assert len([record for record in caplog.records if "'ben' can't be read" in record.getMessage()]) == 1
+        store.broken.clear()
+        wait_until(lambda: ids(service) == ["anna", "ben", "carl"])
+        store.broken["open ben/manifest.json"] = trouble
+        store.put("dora")
+        store.wait_for_a_scan()
+        assert ids(service) == ["anna", "ben", "carl", "dora"], "it has not changed, so nobody looks"
+
+
+def test_a_bundle_that_vanishes_during_a_scan_is_not_listed(store: WatchedStore) -> None:
+    store.put("anna", "ben")
+    with store.holding("open ben/manifest.json") as hold, serve(store, refresh_seconds=OFTEN) as service:
+        wait_until(lambda: hold.waiting)
+        store.take("ben")
+        hold.is_over = True
+        wait_until(lambda: not service.get("/health").json()["store"]["stale"])
+        assert ids(service) == ["anna"]
+
+
+# -- large folders
+
+
+def test_the_first_scan_is_no_obstacle(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    names = [f"anna-{n:03}" for n in range(100)]
+    store.put(*names, files={"preview.png": b"png"})
+    with ExitStack() as holds:
+        for name in names[3:]:
+            holds.enter_context(store.holding(f"open {name}/manifest.json"))
+        with serve(store, refresh_seconds=NEVER) as service:
+            wait_until(lambda: service.get("/avatars").status_code == 200)
+            wait_until(lambda: ids(service) == names[:3])
+            assert service.get("/avatars?limit=2").headers["X-Total-Count"] == "3"
+            assert service.get("/avatars/anna-001").json()["id"] == "anna-001"
+            assert service.get("/avatars/anna-050/preview").content == b"png"
+            health = service.get("/health")
+            assert health.status_code == 200
+            assert health.json()["store"] == {
+                "plugin": "watched",
+                "url": store.url,
+                "ok": True,
+                "problem": None,
+                "avatars": 3,
+                "stale": True,
+            }
+            holds.close()
+            wait_until(lambda: ids(service) == names)
+            assert service.get("/health").json()["store"]["stale"] is False
+
+
+def test_before_anything_is_known_clients_are_told_to_come_back(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    store.put("anna", files={"preview.png": b"png"})
+    with store.holding("scan") as hold, serve(store, refresh_seconds=NEVER) as service:
+        for path in ("/avatars", "/avatars?limit=1"):
+            answer = service.get(path)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert "first time" in answer.json()["detail"]
+        assert service.get("/health").status_code == 503
+        assert service.get("/avatars/anna/preview").content == b"png"
+        hold.is_over = True
+        wait_until(lambda: service.get("/avatars").status_code == 200)
+        assert ids(service) == ["anna"]
+
+
+def test_a_client_that_waits_for_the_first_scan_gets_all_of_it(store: WatchedStore) -> None:
+    store.put(*(f"anna-{n}" for n in range(50)))
+    with ThreadPoolExecutor(1) as pool, serve_held(store) as (service, hold):
+        waiting = pool.submit(ids, service)
+        wait_until(lambda: hold.waiting)
+        hold.is_over = True
+        assert len(waiting.result()) == 50
+
+
+# -- trouble with the store
+
+
+def test_while_the_store_fails_the_last_known_list_is_served(
+    store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("anna", "ben")
+    with serve(store, refresh_seconds=OFTEN) as service:
+        before = service.get("/avatars")
+        store.broken["scanned"] = StoreUnavailable("the bucket is on fire")
+        store.put("carl")
+        store.take("anna")
+        store.wait_for_a_scan()
+        answer = service.get("/avatars")
+        assert (answer.content, answer.headers["ETag"]) == (before.content, before.headers["ETag"])
+        health = service.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+        assert health.json()["store"]["problem"] == "the bucket is on fire"
+        assert health.json()["store"]["stale"] is True
+        store.wait_for_a_scan()
+        store.broken.clear()
+        wait_until(lambda: ids(service) == ["ben", "carl"])
+        health = service.get("/health")
+        assert (health.status_code, health.json()["store"]["problem"]) == (200, None)
+    said = [record.getMessage() for record in caplog.records if "scanned" in record.getMessage()]
+    assert len(said) == 2, "once when it began and once when it was over"
+
+
+@pytest.mark.parametrize("operation", ["enter", "scan", "scanned"])
+def test_a_store_that_fails_from_the_start_is_waited_for(store: WatchedStore, operation: str) -> None:
+    store.put("anna", files={"preview.png": b"png"})
+    store.broken[operation] = StoreUnavailable("the bucket is on fire", retry_after=7)
+    with serve(store, refresh_seconds=OFTEN) as service:
+        for path in ("/avatars", "/avatars?limit=1"):
+            wait_until(lambda path=path: "fire" in service.get(path).text)  # type: ignore[misc]
+            answer = service.get(path)
+            assert answer.status_code == 503
+            assert int(answer.headers["Retry-After"]) > 0
+        health = service.get("/health")
+        assert (health.status_code, health.json()["store"]["ok"]) == (503, False)
+        assert health.json()["store"]["problem"] == "the bucket is on fire"
+        if operation == "enter":
+            assert service.get("/avatars/anna/preview").headers["Retry-After"] == "7"
+        store.broken.clear()
+        wait_until(lambda: service.get("/avatars").status_code == 200)
+        assert ids(service) == ["anna"]
+        assert service.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["from the start", "later"])
+def test_a_bug_in_the_store_is_said_and_outlived(
+    store: WatchedStore, first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put("anna")
+    bug = ZeroDivisionError("a bug")
+    if first:
+        store.broken["scan"] = bug
+    with serve(store, refresh_seconds=OFTEN) as service:
+        if first:
+            wait_until(lambda: store.scans > 1)
+            assert service.get("/avatars").status_code == 503
+        else:
+            assert ids(service) == ["anna"]
+            store.broken["scan"] = bug
+            store.put("ben")
+            store.wait_for_a_scan()
+            assert ids(service) == ["anna"]
+        health = service.get("/health")
+        assert health.status_code == 503
+        assert "ZeroDivisionError" in health.json()["store"]["problem"]
+        assert [record.exc_info for record in caplog.records if record.exc_info], "where it happened"
+        store.broken.clear()
+        store.put("carl")
+        wait_until(lambda: service.get("/health").status_code == 200)
+        assert ids(service) == (["anna", "carl"] if first else ["anna", "ben", "carl"])
+
+
+# -- own changes
+
+
+def test_own_changes_are_in_the_next_answer(store: WatchedStore, portrait: bytes) -> None:
+    store.put("base", model_type="wav2lip")
+    with serve(store, refresh_seconds=NEVER) as service:
+        assert ids(service) == ["base"]
+        made = upload(service, portrait)
+        assert ids(service) == ["base", made]
+        assert service.get(f"/avatars/{made}").json()["name"] == "Alice"
+        assert service.delete(f"/avatars/{made}").status_code == 200
+        assert ids(service) == ["base"]
+        assert service.get(f"/avatars/{made}").status_code == 404
+
+
+def test_own_changes_do_not_wait_for_a_scan(store: WatchedStore, portrait: bytes) -> None:
+    """Nor does a scan that saw the store before them undo them."""
+    store.put("base", model_type="wav2lip")
+    store.put("anna", metadata=CUSTOM)
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert ids(service) == ["anna", "base"]
+        with store.holding("scanned", 1) as hold:
+            wait_until(lambda: hold.waiting)
+            made = upload(service, portrait)
+            assert ids(service) == ["anna", "base", made]
+            assert service.delete("/avatars/anna").status_code == 200
+            assert ids(service) == ["base", made]
+            brief = upload(service, portrait)
+            assert service.delete(f"/avatars/{brief}").status_code == 200
+            assert ids(service) == ["base", made]
+        for _ in range(2):
+            store.wait_for_a_scan()
+            assert ids(service) == ["base", made]
+
+
+def test_a_manifest_read_before_its_deletion_is_not_listed_after_it(store: WatchedStore) -> None:
+    store.put("anna", "ben", metadata=CUSTOM)
+    with store.holding("read anna/manifest.json", 1) as hold, serve(store, refresh_seconds=NEVER) as service:
+        wait_until(lambda: hold.waiting and len(store.read) == 2)
+        assert service.delete("/avatars/anna").status_code == 200
+        hold.is_over = True
+        wait_until(lambda: not service.get("/health").json()["store"]["stale"])
+        assert ids(service) == ["ben"]
+
+
+def test_what_others_did_before_an_own_change_is_in_the_next_answer(
+    avatars: Path, elsewhere: Path, portrait: bytes
+) -> None:
+    write_bundle(avatars / "base", model_type="wav2lip")
+    let_it_age(avatars)
+    with running_service(avatars.as_uri(), refresh_seconds=NEVER, plugins={"mouth": FakeMouth()}) as service:
+        assert ids(service) == ["base"]
+        write_bundle(elsewhere / "anna").rename(avatars / "anna")
+        made = upload(service, portrait)
+        assert ids(service) == ["anna", "base", made]
+
+
+def test_under_constant_uploads_what_others_do_is_seen(portrait: bytes) -> None:
+    """Each upload changes the stamp, and nobody asks for it meanwhile: the periodic scan finds them."""
+    store = StampedStore()
+    store.put("base", model_type="wav2lip")
+    with serve(store, refresh_seconds=OFTEN) as service, store.holding("create") as hold, ThreadPoolExecutor(1) as pool:
+        assert ids(service) == ["base"]
+        uploading = pool.submit(upload, service, portrait)
+        wait_until(lambda: hold.waiting)
+        store.put("anna")
+        wait_until(lambda: ids(service) == ["anna", "base"])
+        hold.is_over = True
+        made = uploading.result()
+        assert ids(service) == ["anna", "base", made]
+
+
+@pytest.mark.parametrize("kind", ["folder", "stamp", "no stamp"])
+def test_whatever_happens_at_the_same_time(kind: str, avatars: Path, elsewhere: Path, portrait: bytes) -> None:
+    """Clients make and delete avatars, others add and remove some, and scans go on: in the end all is as it is."""
+    store = None if kind == "folder" else StampedStore() if kind == "stamp" else WatchedStore()
+    made: queue.Queue[str] = queue.Queue()  # by a client, for others to remove
+    running: AbstractContextManager[httpx.Client]
+    if store is None:
+        write_bundle(avatars / "base", model_type="wav2lip")
+        running = running_service(avatars.as_uri(), plugins={"mouth": FakeMouth()}, refresh_seconds=OFTEN)
+    else:
+        store.put("base", model_type="wav2lip")
+        store.jitter = 0.01
+        running = serve(store, refresh_seconds=OFTEN)
+
+    def there() -> set[str]:
+        if store is not None:
+            return store.ids()
+        return {path.name for path in avatars.iterdir() if path.name != ".opentalking"}
+
+    def be_a_client(seed: int) -> None:
+        dice = random.Random(seed)
+        mine: list[str] = []
+        for _ in range(14):
+            if mine and dice.random() < 0.5:
+                gone = mine.pop(dice.randrange(len(mine)))
+                assert service.delete(f"/avatars/{gone}").status_code == 200
+                assert gone not in ids(service)
+                assert service.get(f"/avatars/{gone}").status_code == 404
+            else:
+                mine.append(upload(service, portrait))
+                assert set(mine) <= set(ids(service))
+                assert service.get(f"/avatars/{mine[-1]}").status_code == 200
+                if dice.random() < 0.3:
+                    made.put(mine.pop())
+
+    def be_somebody_else(seed: int) -> None:
+        dice = random.Random(seed)
+        mine: list[str] = []
+        for n in range(40):
+            if not made.empty():
+                mine.append(made.get())
+            if mine and dice.random() < 0.5:
+                gone = mine.pop(dice.randrange(len(mine)))
+                shutil.rmtree(avatars / gone) if store is None else store.take(gone)
+            else:
+                mine.append(name := f"other-{n}")
+                if store is not None:
+                    store.put(name)
+                elif dice.random() < 0.5:
+                    write_bundle(avatars / name)
+                else:
+                    write_bundle(elsewhere / name).rename(avatars / name)
+            time.sleep(dice.random() * 0.02)
+
+    with running as service, ThreadPoolExecutor(4) as pool:
+        parts = [*(pool.submit(be_a_client, seed) for seed in range(3)), pool.submit(be_somebody_else, 3)]
+        for part in parts:
+            part.result()
+        wait_until(lambda: ids(service) == sorted(there()))
+        wait_for_scans(service)
+        listed = service.get("/avatars").json()
+        assert [avatar["id"] for avatar in listed] == sorted(there())
+        assert {avatar["name"] for avatar in listed if avatar["is_custom"]} <= {"Alice"}
+
+
+# -- several processes
+
+
+def test_processes_over_one_folder_agree(avatars: Path, portrait: bytes) -> None:
+    write_bundle(avatars / "base", {"preview.png": b"png"}, model_type="wav2lip")
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        no_mouth = {"OPENTALKING_DISABLE_PLUGINS": "mediapipe_mouth", "OPENTALKING_PORTRAIT_WORKERS": "0"}
+        starting = [pool.submit(Server, avatars, **no_mouth) for _ in range(2)]
+        servers = [start.result() for start in starting]
+        for server in servers:
+            stack.callback(server.stop)
+        one, other = (stack.enter_context(server.client()) for server in servers)
+        for _ in range(4):
+            assert ids(one) == ids(other) == ["base"]
+            made = upload(one, portrait)
+            assert ids(other) == ["base", made]
+            assert other.get(f"/avatars/{made}").json()["name"] == "Alice"
+            preview = other.get(f"/avatars/{made}/preview").content
+            assert preview == one.get(f"/avatars/{made}/preview").content
+            let_it_age(avatars)
+            for path in ("/avatars", f"/avatars/{made}", f"/avatars/{made}/preview", "/avatars/base/preview"):
+                tag = one.get(path).headers["ETag"]
+                assert other.get(path, headers={"If-None-Match": tag}).status_code == 304, path
+            assert other.delete(f"/avatars/{made}").status_code == 200
+            # For a moment after an own change a process doesn't ask for the stamp.
+            wait_until(lambda: ids(one) == ["base"])  # noqa: B023
+            for path in (f"/avatars/{made}", f"/avatars/{made}/preview"):
+                assert one.get(path).status_code == 404
+            assert one.delete(f"/avatars/{made}").status_code == 404
+            one, other = other, one

@@ -1,0 +1,208 @@
+"""A bundle store as a plugin author would write one, for tests: it counts, and can be held, delayed and broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentalking_core import hookimpl
+from opentalking_core.memory_store import MemoryStore
+from opentalking_core.testing.fixtures import FakeMouth, example_manifest
+from opentalking_core.testing.running import running_service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import Self
+
+    import httpx
+
+    from opentalking_core.store import BundleStore, BundleVersion, FileInfo, FileReader
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Look every few milliseconds; fails if it doesn't come true in `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.005)
+
+
+def write_bundle(home: Path, files: Mapping[str, bytes] | None = None, **changes: object) -> Path:
+    """Write a bundle as somebody does by hand, file by file, the manifest last; `changes` are to its fields."""
+    home.mkdir(parents=True, exist_ok=True)
+    for path, content in (files or {}).items():
+        (home / path).write_bytes(content)
+    (home / "manifest.json").write_text(json.dumps(example_manifest(home.name, **changes)))
+    return home
+
+
+def serve(store: WatchedStore, mouth: FakeMouth | None = None, **settings: Any) -> AbstractContextManager[httpx.Client]:
+    """A running service over this store, with a fake mouth detector; see `running_service`."""
+    plugins = {"watched": store, "fake_mouth": mouth or FakeMouth()}
+    return running_service(store.url, plugins=plugins, **settings)
+
+
+@dataclass
+class Hold:
+    """Calls that have to wait."""
+
+    calls: float  # how many more of them
+    waiting: int = 0
+    is_over: bool = False
+
+
+class WatchedStore:
+    """Bundles in memory, in a store that can't tell of changes. It is its own plugin: register it.
+
+    What a call is named, to hold or to break it: an operation ("scan", "open", "create", "delete") as it begins, its
+    past ("scanned", "opened", "created", "deleted") as it ends, or "open anna/manifest.json", "create anna" and so on.
+    """
+
+    def __init__(self) -> None:
+        self.url = f"watched://{uuid.uuid4()}"
+        self.inner = MemoryStore(f"memory://{uuid.uuid4()}")
+        #: how many scans have begun
+        self.scans = 0
+        #: files that were asked for, read as a whole, and streamed in pieces: "anna/manifest.json"
+        self.opened: list[str] = []
+        self.read: list[str] = []
+        self.streamed: list[str] = []
+        #: what `create` was called with
+        self.created: list[tuple[str, dict[str, bytes | AsyncIterable[bytes]]]] = []
+        #: how many files were being opened at the same time
+        self.most_opening = 0
+        #: what a call of this name raises
+        self.broken: dict[str, Exception] = {}
+        #: each call takes a random time up to so many seconds more, before and after
+        self.jitter = 0.0
+        self._opening = 0
+        self._holds: dict[str, Hold] = {}
+
+    @hookimpl
+    def open_bundle_store(self, url: str) -> BundleStore | None:
+        return self if url == self.url else None
+
+    @contextlib.contextmanager
+    def holding(self, name: str, calls: float = math.inf) -> Iterator[Hold]:
+        """Have the next calls of this name wait until the end of the block."""
+        hold = self._holds[name] = Hold(calls)
+        try:
+            yield hold
+        finally:
+            del self._holds[name]
+            hold.is_over = True
+
+    def put(self, *avatar_ids: str, files: Mapping[str, bytes] | None = None, **changes: object) -> None:
+        """Create bundles without the service; `changes` are to the manifest's fields."""
+
+        async def create() -> None:
+            for avatar_id in avatar_ids:
+                manifest = json.dumps(example_manifest(avatar_id, **changes)).encode()
+                await self.inner.create(avatar_id, {"manifest.json": manifest, **(files or {})})
+
+        asyncio.run(create())
+
+    def take(self, avatar_id: str) -> None:
+        """Delete a bundle without the service."""
+        asyncio.run(self.inner.delete(avatar_id))
+
+    def ids(self) -> set[str]:
+        """Those of the bundles that are there."""
+
+        async def scan() -> set[str]:
+            return {bundle.avatar_id async for bundle in self.inner.scan()}
+
+        return asyncio.run(scan())
+
+    def wait_for_a_scan(self) -> None:
+        """Until one has begun and ended."""
+        before = self.scans
+        wait_until(lambda: self.scans > before + 1)
+
+    async def _pass(self, operation: str, what: str = "") -> None:
+        if self.jitter:
+            await asyncio.sleep(random.random() * self.jitter)
+        for name in (operation, f"{operation} {what}"):
+            hold = self._holds.get(name)
+            if hold is not None and hold.calls > 0:
+                hold.calls -= 1
+                hold.waiting += 1
+                while not hold.is_over:  # noqa: ASYNC110 - it is ended in another thread
+                    await asyncio.sleep(0.002)
+            if name in self.broken:
+                raise self.broken[name]
+
+    async def __aenter__(self) -> Self:
+        await self._pass("enter")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def scan(self) -> AsyncIterator[BundleVersion]:
+        self.scans += 1
+        await self._pass("scan")
+        async for bundle in self.inner.scan():
+            yield bundle
+        await self._pass("scanned")
+
+    async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
+        async for info in self.inner.files(avatar_id):
+            yield info
+
+    @contextlib.asynccontextmanager
+    async def open(self, avatar_id: str, path: str) -> AsyncIterator[FileReader]:
+        name = f"{avatar_id}/{path}"
+        self.opened.append(name)
+        self._opening += 1
+        self.most_opening = max(self.most_opening, self._opening)
+        try:
+            await self._pass("open", name)
+            async with self.inner.open(avatar_id, path) as file:
+                await self._pass("opened", name)
+                yield _WatchedReader(file, name, self)
+        finally:
+            self._opening -= 1
+
+    async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
+        self.created.append((avatar_id, dict(files)))
+        await self._pass("create", avatar_id)
+        await self.inner.create(avatar_id, files)
+        await self._pass("created", avatar_id)
+
+    async def delete(self, avatar_id: str) -> None:
+        await self._pass("delete", avatar_id)
+        await self.inner.delete(avatar_id)
+        await self._pass("deleted", avatar_id)
+
+
+class StampedStore(WatchedStore):
+    """Bundles in memory, in a store that can tell of changes."""
+
+    def change_stamp(self) -> Hashable:
+        return self.inner.change_stamp()
+
+
+class _WatchedReader:
+    def __init__(self, file: FileReader, name: str, store: WatchedStore) -> None:
+        self.info = file.info
+        self._file, self._name, self._store = file, name, store
+
+    def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        self._store.streamed.append(self._name)
+        return self._file.chunks(start, stop)
+
+    async def read(self) -> bytes:
+        self._store.read.append(self._name)
+        content = await self._file.read()
+        await self._store._pass("read", self._name)
+        return content
