@@ -1,22 +1,37 @@
-"""The chain of mouth detectors: each is asked in turn, in worker processes, until one finds a mouth."""
+"""What is done with an uploaded portrait's pixels: they are prepared for a bundle, and shown to the mouth detectors."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import multiprocessing.util
-from typing import TYPE_CHECKING, NamedTuple
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
-from .errors import InvalidRequest, PluginError
 from .host import PluginChoice, PluginHost
 from .portrait import decode_portrait
 from .portrait_checks import measure_face
+from .workers import WorkerCrashed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .host import PluginInfo
     from .metrics import Metrics
     from .mouth import MouthLandmarks
     from .portrait_checks import FaceQuality
     from .workers import WorkerPool
+
+    Picture = tuple[bytes, int, int]  # the arguments of decode_portrait
+    Pixels = NDArray[np.uint8]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +44,24 @@ class DetectedMouth(NamedTuple):
     quality: FaceQuality | None
 
 
+class _Look(NamedTuple, Generic[T]):
+    """What came of showing a picture to one detector.
+
+    Args:
+        prepared: what `prepare` returned, if it was called.
+        mouth: where the mouth is, if the detector found it.
+        failure: what the detector raised, in a line; empty if nothing.
+        traceback: of it.
+        seconds: that each stage took, by its name.
+    """
+
+    prepared: T | None
+    mouth: DetectedMouth | None
+    failure: str
+    traceback: str
+    seconds: dict[str, float]
+
+
 class DetectorChain:
     """Asks the host's detectors in order. Whatever one does wrong is logged and counts as «no mouth found».
 
@@ -36,53 +69,124 @@ class DetectorChain:
         host: whose detectors to ask.
         pool: where to run them. Plugins that a program registered as objects run in threads of this process whatever
             the pool, because worker processes can't import them.
-        metrics: where detections are counted.
+        metrics: where detections and stages are counted.
     """
 
     def __init__(self, host: PluginHost, pool: WorkerPool, metrics: Metrics) -> None:
         self._host = host
-        self._outcomes = metrics.detections
+        self._metrics = metrics
         self._pool = pool
         #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
         self.failures: dict[str, str] = {}
 
-    async def detect(self, data: bytes, max_width: int, max_height: int) -> DetectedMouth | None:
-        """Locate the mouth in an uploaded picture, fitted as `decode_portrait` does; None if no detector finds one."""
-        picture = (data, max_width, max_height)
+    async def look_at(
+        self, data: bytes, max_width: int, max_height: int, prepare: Callable[[Pixels], T]
+    ) -> tuple[T, DetectedMouth | None]:
+        """Decode an uploaded picture as `decode_portrait` does, prepare it, and locate its mouth.
+
+        The first detector looks at the pixels while another thread of the same worker prepares them: they are decoded
+        once, and to hand them to another process would take longer than to decode them again.
+
+        Args:
+            data: the picture's bytes.
+            max_width: of the pixels that are looked at.
+            max_height: likewise.
+            prepare: a module-level function; called with the pixels (RGB, uint8, (height, width, 3)), not to change
+                them.
+
+        Returns:
+            What `prepare` returned, and the mouth if any detector found it.
+
+        Raises:
+            InvalidRequest: the picture can't be decoded.
+            WorkerCrashed, TimeoutError: it can't be decoded or prepared, and takes a worker along.
+        """
+        picture = data, max_width, max_height
+        prepared: T | None = None
+        mouth: DetectedMouth | None = None
         for info in self._host.detectors():
-            try:
-                if info.origin == "registered" or self._pool.in_threads:
-                    mouth = await self._pool.run_in_thread(_detect, self._host, info.name, *picture)
-                else:
-                    mouth = await self._pool.run(_detect_in_worker, self._host.choice, info.name, *picture)
-            except InvalidRequest:  # nothing to look at, which is not the detector's fault
-                return None
-            except Exception as error:  # a stranger's code; the upload goes on without a mouth
-                self._outcomes.labels(info.name, "failed").inc()
-                self.failures[info.name] = f"{type(error).__name__}: {error}"
-                log.warning("mouth detector %s failed; its picture counts as one without a mouth", info, exc_info=True)
-                continue
-            self.failures.pop(info.name, None)
-            self._outcomes.labels(info.name, "none" if mouth is None else "found").inc()
+            if prepared is None and self._needs_thread(info):
+                prepared = await self._prepare(picture, prepare)
+            look = await self._look(info, picture, prepare if prepared is None else None)
+            self._note(info, look)
+            prepared = look.prepared if prepared is None else prepared
+            mouth = look.mouth
             if mouth is not None:
-                return mouth
-        return None
+                break
+        if prepared is None:  # no detector, then
+            prepared = await self._prepare(picture, prepare)
+        return prepared, mouth
+
+    async def _prepare(self, picture: Picture, prepare: Callable[[Pixels], T]) -> T:
+        prepared, seconds = await self._pool.run_twice(_prepare, picture, prepare)
+        self._metrics.stages_took(seconds)
+        return prepared
+
+    async def _look(self, info: PluginInfo, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
+        try:
+            if self._pool.in_threads or self._needs_thread(info):
+                return await self._pool.run_in_thread(_look, self._host, info.name, picture, prepare)
+            return await self._pool.run(_look_in_worker, self._host.choice, info.name, picture, prepare)
+        except (WorkerCrashed, TimeoutError) as error:  # the detector's fault, or the picture's?
+            prepared = await self._prepare(picture, prepare) if prepare else None
+            return _Look(prepared, None, f"{type(error).__name__}: {error}", "", {})
+
+    def _needs_thread(self, info: PluginInfo) -> bool:
+        return info.origin == "registered" and not self._pool.in_threads
+
+    def _note(self, info: PluginInfo, look: _Look[T]) -> None:
+        self._metrics.stages_took(look.seconds)
+        outcome = "failed" if look.failure else "none" if look.mouth is None else "found"
+        self._metrics.detections.labels(info.name, outcome).inc()
+        if look.failure:
+            self.failures[info.name] = look.failure
+            log.warning(
+                "mouth detector %s failed; its picture counts as one without a mouth: %s%s",
+                *(info, look.failure, look.traceback),
+            )
+        else:
+            self.failures.pop(info.name, None)
 
 
-def _detect(host: PluginHost, detector: str, data: bytes, max_width: int, max_height: int) -> DetectedMouth | None:
-    image = decode_portrait(data, max_width, max_height)
+def _prepare(picture: Picture, prepare: Callable[[Pixels], T]) -> tuple[T, dict[str, float]]:
+    seconds: dict[str, float] = {}
+    pixels = _timed(seconds, "decode", decode_portrait, *picture)
+    return _timed(seconds, "encode", prepare, pixels), seconds
+
+
+def _look(host: PluginHost, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
+    seconds: dict[str, float] = {}
+    pixels = _timed(seconds, "decode", decode_portrait, *picture)
+    mouth, failure, details = None, "", ""
+    with ThreadPoolExecutor(1) as other_thread:
+        preparing = other_thread.submit(_timed, seconds, "encode", prepare, pixels) if prepare else None
+        try:
+            mouth = _timed(seconds, "detect", _detect, host, detector, pixels)
+        except MemoryError:  # this worker is of no more use
+            raise
+        except (Exception, SystemExit) as error:  # a stranger's code
+            failure, details = f"{type(error).__name__}: {error}", "\n" + traceback.format_exc()
+    return _Look(preparing.result() if preparing else None, mouth, failure, details, seconds)
+
+
+def _look_in_worker(
+    choice: PluginChoice, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None
+) -> _Look[T]:
+    return _look(_worker_host(choice), detector, picture, prepare)
+
+
+def _detect(host: PluginHost, detector: str, pixels: Pixels) -> DetectedMouth | None:
+    host.startup()
+    landmarks = host.detect_mouth(detector, pixels)
+    return DetectedMouth(landmarks, detector, measure_face(pixels, landmarks)) if landmarks else None
+
+
+def _timed(seconds: dict[str, float], stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    started = time.perf_counter()
     try:
-        host.startup()
-        landmarks = host.detect_mouth(detector, image)
-    except SystemExit as error:  # raised again in the event loop, it would end the server
-        raise PluginError(f"plugin {detector} called sys.exit({error.code!r})") from error
-    return DetectedMouth(landmarks, detector, measure_face(image, landmarks)) if landmarks else None
-
-
-def _detect_in_worker(
-    choice: PluginChoice, detector: str, data: bytes, max_width: int, max_height: int
-) -> DetectedMouth | None:
-    return _detect(_worker_host(choice), detector, data, max_width, max_height)
+        return function(*args, **kwargs)
+    finally:
+        seconds[stage] = time.perf_counter() - started
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Upper bounds in seconds: from a list out of memory to a picture that is given up.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -64,7 +64,7 @@ class Metrics:
         self.registry.register(self.requests)
         self._stages = Histogram(
             "opentalking_upload_stage_seconds",
-            "Stages of an upload: receive, encode (and decode), detect, store.",
+            "Stages of an upload: receive, decode, encode and detect (at the same time), store.",
             ("stage",),
             buckets=_SECONDS,
             registry=self.registry,
@@ -94,6 +94,11 @@ class Metrics:
         """Time one stage of an upload, whether it succeeds or not."""
         with self._stages.labels(name).time():
             yield
+
+    def stages_took(self, seconds: Mapping[str, float]) -> None:
+        """Count stages that were timed elsewhere, by their names."""
+        for name, value in seconds.items():
+            self._stages.labels(name).observe(value)
 
     @contextlib.contextmanager
     def store_operation(self, name: str) -> Iterator[None]:

@@ -106,17 +106,16 @@ class PreparedPortrait(NamedTuple):
     height: int
 
 
-def prepare_portrait(data: bytes, max_width: int, max_height: int) -> PreparedPortrait:
-    """Decode an uploaded picture and encode it for a bundle: see `decode_portrait` and `encode_png`."""
-    pixels = decode_portrait(data, max_width, max_height)
+def prepare_portrait(pixels: NDArray[np.uint8]) -> PreparedPortrait:
+    """Encode pixels (RGB, uint8, (height, width, 3)) for a bundle."""
     png = encode_png(pixels)
-    return PreparedPortrait(png, hashlib.sha256(png).hexdigest(), pixels.shape[1], pixels.shape[0])
+    return PreparedPortrait(png, hashlib.sha256(png).hexdigest(), *measure_size(pixels))
 
 
-def measure_size(data: bytes, max_width: int, max_height: int) -> tuple[int, int]:
-    """The (width, height) that an uploaded picture has for a bundle; decodes it, and raises what that raises."""
-    pixels = decode_portrait(data, max_width, max_height)
-    return pixels.shape[1], pixels.shape[0]
+def measure_size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    """The (width, height) of a picture in pixels."""
+    height, width, _ = pixels.shape
+    return width, height
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,7 @@ import logging
 import time
 import unicodedata
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from cachetools import LRUCache
 
@@ -35,7 +35,10 @@ from .store import MANIFEST, ChangeStamp, PresignedURLs
 from .workers import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from .catalog import Listing, ListingPage, ListingQuery
     from .detection import DetectedMouth
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
 
     StoredFile = CachedFile | FileReader
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -199,7 +201,7 @@ class AvatarService:
                 data = preview.data if isinstance(preview, CachedFile) else await preview.read()
                 async with self._portraits:
                     try:
-                        self._thumbnails[key] = await self._work(make_thumbnail, data, width, image_format)
+                        self._thumbnails[key] = await self._workers.run_twice(make_thumbnail, data, width, image_format)
                     except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
                         raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
         thumbnail = self._thumbnails.get(key)
@@ -263,22 +265,14 @@ class AvatarService:
             size, mouth = await self._look_at(image, measure_size)
         return await self._report(size, mouth)
 
-    async def _look_at(self, image: bytes, prepare: Callable[[bytes, int, int], T]) -> tuple[T, DetectedMouth | None]:
-        """Prepare an uploaded portrait, and locate its mouth at the same time.
-
-        Each of the two decodes the picture for itself: that takes less time than to hand its pixels from one process
-        to another.
-        """
-        portrait = (image, self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height)
-        detecting = asyncio.create_task(self._timed("detect", self._detectors.detect(*portrait)))
+    async def _look_at(self, image: bytes, prepare: Callable[[NDArray[np.uint8]], T]) -> tuple[T, DetectedMouth | None]:
+        """Prepare an uploaded portrait, and locate its mouth at the same time."""
+        limits = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
         try:
-            prepared = await self._timed("encode", self._work(prepare, *portrait))
+            return await self._detectors.look_at(image, *limits, prepare)
         except (WorkerCrashed, TimeoutError) as error:
             log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
             raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
-        finally:
-            await asyncio.wait([detecting])
-        return prepared, detecting.result()
 
     async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
         """How fit the portrait is, of `size` (width, height)."""
@@ -290,10 +284,6 @@ class AvatarService:
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."
         return check_portrait(size, None, None, not_found=reason)
 
-    async def _timed(self, stage: str, work: Awaitable[T]) -> T:
-        with self.metrics.stage(stage):
-            return await work
-
     @contextlib.asynccontextmanager
     async def upload(self) -> AsyncIterator[None]:
         """A place for an upload, from its first byte to its answer. Raises Overloaded if all are taken."""
@@ -304,13 +294,6 @@ class AvatarService:
             yield
         finally:
             self._uploads -= 1
-
-    async def _work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it in a worker, once more if the worker died: it may have been killed, or an earlier call's victim."""
-        try:
-            return await self._workers.run(function, *args, **kwargs)
-        except WorkerCrashed:
-            return await self._workers.run(function, *args, **kwargs)
 
     async def delete(self, avatar_id: str) -> None:
         """Delete a custom avatar.
