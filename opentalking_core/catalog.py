@@ -84,12 +84,12 @@ class ListingPage:
     """A part of the list.
 
     Args:
-        summaries: the avatars of this page, by id.
+        listing: the avatars of this page.
         total: how many there are on all pages.
         next_cursor: what the next page's query says as `cursor`; None on the last page.
     """
 
-    summaries: list[AvatarSummary]
+    listing: Listing
     total: int
     next_cursor: str | None
 
@@ -182,9 +182,10 @@ class AvatarCatalog:
         """A part of the list. Raises StoreUnavailable if the store could never be read."""
         if self._may_have_changed():
             await self._freshen()
-        summaries = [entry.summary for entry in map(self._entries.__getitem__, self._sorted()) if entry.summary]
+        entries = map(self._entries.__getitem__, self._sorted())
+        listed = [(entry.summary, entry.encoded) for entry in entries if entry.summary]
         # In a thread, because looking through 100,000 names takes tens of milliseconds.
-        return await asyncio.to_thread(_page, summaries, query)
+        return await asyncio.to_thread(_page, listed, query, self._modified)
 
     def stamp(self) -> Hashable:
         """Differs after bundles were added or removed, if the store can tell in microseconds; else always None."""
@@ -357,15 +358,17 @@ def _encode_list(parts: Iterable[bytes]) -> tuple[bytes, str]:
     return body, hashlib.blake2b(body, digest_size=16).hexdigest()
 
 
-def _page(summaries: list[AvatarSummary], query: ListingQuery) -> ListingPage:
+def _page(listed: list[tuple[AvatarSummary, bytes]], query: ListingQuery, modified: float) -> ListingPage:
     search = query.search.casefold()
     matching = [
-        summary
-        for summary in summaries
+        (summary, encoded)
+        for summary, encoded in listed
         if (query.model_type is None or summary.model_type == query.model_type)
         and (query.is_custom is None or summary.is_custom == query.is_custom)
         and (not search or search in summary.name.casefold() or search in summary.id.casefold())
     ]
-    start = bisect_right(matching, query.cursor, key=lambda summary: summary.id)
+    start = bisect_right(matching, query.cursor, key=lambda match: match[0].id)
     stop = len(matching) if query.limit is None else start + query.limit
-    return ListingPage(matching[start:stop], len(matching), matching[stop - 1].id if stop < len(matching) else None)
+    body, etag = _encode_list(encoded for _, encoded in matching[start:stop])
+    next_cursor = matching[stop - 1][0].id if stop < len(matching) else None
+    return ListingPage(Listing(body, etag, modified), len(matching), next_cursor)

@@ -195,16 +195,19 @@ class AvatarService:
         async with contextlib.nullcontext(cached) if cached else self.preview(avatar_id) as preview:
             info = preview.info
             key = (avatar_id, info.etag, width, image_format)
-            if key not in self._thumbnails:
+            try:
+                thumbnail = self._thumbnails[key]
+            except KeyError:
                 if info.size > _LARGEST_THUMBNAILED:
-                    raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of")
+                    raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of") from None
                 data = preview.data if isinstance(preview, CachedFile) else await preview.read()
                 async with self._portraits:
                     try:
-                        self._thumbnails[key] = await self._workers.run_twice(make_thumbnail, data, width, image_format)
+                        thumbnail = await self._workers.run_twice(make_thumbnail, data, width, image_format)
                     except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
                         raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
-        thumbnail = self._thumbnails.get(key)
+                with contextlib.suppress(ValueError):  # it alone is larger than the cache
+                    self._thumbnails[key] = thumbnail
         if thumbnail is None:
             return None
         info = dataclasses.replace(info, size=len(thumbnail), etag=f"{info.etag}-{width}{image_format.lower()}")
@@ -363,14 +366,16 @@ class AvatarService:
     async def _file(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
         """A file of an avatar, looked up in the store."""
         await self._check(avatar_id)
-        try:
-            async with self._files.open(avatar_id, path, AvatarManifest.parse if path == MANIFEST else None) as file:
-                yield file
-        except NotFound:
-            missing = "" if path == MANIFEST else f", or it has no {path}"
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
-        except InvalidManifest as error:
-            raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+        check = AvatarManifest.parse if path == MANIFEST else None
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                file = await stack.enter_async_context(self._files.open(avatar_id, path, check))
+            except NotFound:
+                missing = "" if path == MANIFEST else f", or it has no {path}"
+                raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
+            except InvalidManifest as error:
+                raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+            yield file
 
     async def _base_manifest(self, base_avatar_id: str) -> AvatarManifest:
         if not base_avatar_id.strip():

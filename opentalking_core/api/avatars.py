@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import gzip
-import json
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlencode
 
@@ -16,7 +15,7 @@ import falcon
 from ..catalog import Listing, ListingQuery
 from ..errors import InvalidRequest
 from ..file_cache import CachedFile
-from .conditional import accepts_gzip, is_unchanged, wanted_range
+from .conditional import accepts_gzip, is_unchanged, takes, wanted_range
 from .replay import replay_while
 from .upload import read_avatar_form, read_image
 
@@ -33,7 +32,7 @@ _WORTH_GZIP = 1400
 
 #: What a query may ask for; other parameters, such as those that defeat caches, change nothing.
 _QUERY = frozenset({"limit", "cursor", "model_type", "is_custom", "q"})
-MAX_PAGE = 1000
+PAGE_SIZES = range(1, 1001)
 THUMBNAIL_WIDTHS = range(16, 2049)
 
 
@@ -72,7 +71,7 @@ class AvatarList:
 
     async def _get_page(self, req: Request, resp: Response) -> None:
         query = ListingQuery(
-            limit=req.get_param_as_int("limit", min_value=1, max_value=MAX_PAGE),
+            limit=_integer(req, "limit", PAGE_SIZES),
             cursor=req.get_param("cursor", default=""),
             model_type=req.get_param("model_type"),
             is_custom=_true_or_false(req, "is_custom"),
@@ -84,9 +83,18 @@ class AvatarList:
             params = {name: value for name, value in req.params.items() if name != "cursor"}
             target = urlencode({**params, "cursor": page.next_cursor}, doseq=True)
             resp.append_link(f"/avatars?{target}", "next")
-        resp.data = json.dumps(
-            [dataclasses.asdict(summary) for summary in page.summaries], ensure_ascii=False, separators=(",", ":")
-        ).encode()
+        if not is_unchanged(req, resp, page.listing.etag, page.listing.modified):
+            resp.data = page.listing.body
+
+
+def _integer(req: Request, name: str, allowed: range) -> int | None:
+    """Falcon's own reading takes all that Python's does, such as 3_20, and doesn't say what it was given."""
+    text = req.get_param(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) in allowed):
+        raise InvalidRequest(f"{name} is {text[:80]!r}; it may be {allowed[0]} to {allowed[-1]}")
+    return int(text)
 
 
 def _true_or_false(req: Request, name: str) -> bool | None:
@@ -173,11 +181,9 @@ class Preview:
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         """The raw preview.png, or its place in the store; with `width`, a smaller copy: WebP where Accept takes it."""
-        if req.query_string and (width := req.get_param_as_int("width")) is not None:
-            if width not in THUMBNAIL_WIDTHS:
-                raise InvalidRequest(f"width is {width}; it may be {THUMBNAIL_WIDTHS[0]} to {THUMBNAIL_WIDTHS[-1]}")
+        if req.query_string and (width := _integer(req, "width", THUMBNAIL_WIDTHS)) is not None:
             resp.set_header("Vary", "Accept")
-            webp = "image/webp" in req.accept.lower()
+            webp = takes(req.accept, "image/webp") is True
             thumbnail = await self._service.thumbnail(avatar_id, width, "WEBP" if webp else "PNG")
             if thumbnail is not None:
                 content_type = "image/webp" if webp else falcon.MEDIA_PNG

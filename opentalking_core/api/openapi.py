@@ -21,7 +21,7 @@ from ..manifest import AvatarManifest, AvatarSummary
 from ..portrait_checks import PortraitCheck, PortraitReport
 from ..service import MAX_NAME
 from .access import OPEN_ROUTES
-from .avatars import MAX_PAGE, THUMBNAIL_WIDTHS
+from .avatars import PAGE_SIZES, THUMBNAIL_WIDTHS
 from .errors import STATUS
 from .upload import MAX_IMAGE_BYTES
 
@@ -201,7 +201,8 @@ def _operations() -> dict[tuple[str, str], Json]:
             {200: _json(summaries, [_SUMMARY], (*copy_headers, "Vary", "X-Total-Count", "Link")), 304: _unchanged()},
             (errors.InvalidRequest, *unavailable), asks=("If-None-Match", "If-Modified-Since"),
             parameters=[
-                _query("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "At most so many."),
+                _query("limit", {"type": "integer", "minimum": PAGE_SIZES[0], "maximum": PAGE_SIZES[-1]},
+                       "At most so many."),
                 _query("cursor", {"type": "string"}, "Where the page begins: as the link to it has it."),
                 _query("model_type", {"type": "string"}, "Those of one model type.", "wav2lip"),
                 _query("is_custom", {"type": "boolean"}, "Those that were made of a portrait, or those that were not."),

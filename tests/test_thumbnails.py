@@ -1,0 +1,328 @@
+"""GET /avatars/{avatar_id}/preview?width=...: smaller copies of previews."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image, ImageDraw
+
+from opentalking_core.testing.running import running_service
+
+from .asking import ask, let_tags_settle, wait_for
+from .hostile_pictures import PNG, bomb, chunk, ihdr, png
+
+if TYPE_CHECKING:
+    import httpx
+
+    from opentalking_core.testing.fixtures import PutBundle
+
+    from .asking import Answer
+    from .conftest import DeleteBundle
+
+PREVIEW = "/avatars/anna/preview"
+WEBP = {"Accept": "image/webp"}
+
+
+def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def gradient(width: int, height: int, image_format: str = "PNG") -> bytes:
+    """From dark red on the left to light green on the right."""
+    image = Image.linear_gradient("L").rotate(90).resize((width, height))
+    return encoded(
+        Image.merge("RGB", (image.point(lambda v: 128 - v // 2), image, image.point(lambda v: 0))), image_format
+    )
+
+
+def noise(width: int, height: int, seed: int = 0) -> bytes:
+    return encoded(Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3)))
+
+
+def opened(answer: Answer) -> Image.Image:
+    assert answer.status == 200, answer.body[:200]
+    image = Image.open(io.BytesIO(answer.body))
+    assert answer.headers["content-type"] == f"image/{(image.format or '').lower()}"
+    return image
+
+
+def assert_refused(answer: Answer, status: int, *words: str) -> None:
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/json"
+    (detail,) = json.loads(answer.body).values()
+    assert all(word in detail for word in words), detail
+    assert "Traceback" not in detail
+
+
+def test_a_thumbnail_is_as_wide_as_asked_for_and_in_proportion(service: httpx.Client, put_bundle: PutBundle) -> None:
+    for avatar_id, width, height in (("upright", 300, 400), ("wide", 800, 200), ("flat", 3000, 2), ("thin", 20, 500)):
+        put_bundle(avatar_id, files={"preview.png": gradient(width, height)})
+        for wanted in (16, 17, 19, 199, 299, 1500):
+            if wanted < width:
+                size = opened(ask(service, f"/avatars/{avatar_id}/preview?width={wanted}")).size
+                assert size == (wanted, max(1, round(height * wanted / width)))
+
+
+def test_a_thumbnail_shows_the_same_picture(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": gradient(640, 480)})
+    for headers in ({}, WEBP):
+        thumbnail = opened(ask(service, f"{PREVIEW}?width=64", headers)).convert("RGB")
+        expected = Image.open(io.BytesIO(gradient(640, 480))).resize((64, 48), Image.Resampling.BOX)
+        for x in range(0, 64, 7):
+            for ours, theirs in zip(thumbnail.getpixel((x, 20)), expected.getpixel((x, 20)), strict=True):  # type: ignore[arg-type]
+                assert abs(ours - theirs) < 24, (x, headers)
+
+
+def test_a_thumbnail_is_smaller_than_the_preview(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": noise(600, 600)})
+    sizes = [len(ask(service, f"{PREVIEW}{query}", WEBP).body) for query in ("", "?width=300", "?width=100")]
+    assert sizes[0] > 4 * sizes[1] > 8 * sizes[2]
+
+
+def test_a_preview_is_never_enlarged_but_given_as_it_is(service: httpx.Client, put_bundle: PutBundle) -> None:
+    preview = gradient(100, 50) + b"and what else is in the file"
+    put_bundle("anna", files={"preview.png": preview})
+    let_tags_settle()
+    raw = ask(service, PREVIEW)
+    for width in (100, 101, 2048):
+        for headers in ({}, WEBP):
+            answer = ask(service, f"{PREVIEW}?width={width}", headers)
+            assert (answer.status, answer.body) == (200, preview)
+            assert answer.headers["content-type"] == "image/png"
+            assert answer.headers["etag"] == raw.headers["etag"]
+    assert opened(ask(service, f"{PREVIEW}?width=99")).size == (99, 50)
+
+
+def test_without_width_the_preview_is_raw_for_everybody(service: httpx.Client, put_bundle: PutBundle) -> None:
+    preview = gradient(200, 100)
+    put_bundle("anna", files={"preview.png": preview})
+    for query in ("", "?height=16", "?Width=16", "?widths=16", "?w=16"):
+        answer = ask(service, PREVIEW + query, WEBP)
+        assert (answer.body, answer.headers["content-type"]) == (preview, "image/png")
+
+
+def test_webp_goes_to_those_who_name_it(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": gradient(200, 100)})
+    webp = (
+        *("image/webp", "IMAGE/WebP", "image/png, image/webp;q=0.1", "text/html,image/avif,image/webp,*/*;q=0.8"),
+        *("image/webp;q=1.0", "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"),
+    )
+    others = (
+        *(
+            "*/*",
+            "image/*",
+            "image/png",
+            "",
+            "image/webp;q=0",
+            "image/webp;q=0.0, */*",
+            "image/png,image/webp; q=0.000",
+        ),
+        *("image/webpx", "ximage/webp", "video/webp", "image/png;note=image/webp", "text/html", ";;,=", "image"),
+    )
+    for accepted in (*webp, *others):
+        answer = ask(service, f"{PREVIEW}?width=64", {"Accept": accepted})
+        assert opened(answer).format == ("WEBP" if accepted in webp else "PNG"), accepted
+        assert answer.headers["vary"] == "Accept"
+    assert opened(ask(service, f"{PREVIEW}?width=64")).format == "PNG"
+
+
+def test_the_width_has_bounds(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": gradient(2100, 20)})
+    for width in (16, 2048):
+        assert opened(ask(service, f"{PREVIEW}?width={width}")).width == width
+    for text in ("15", "2049", "0", "-1", "-320", "999999999999", "9" * 3000):
+        assert_refused(ask(service, f"{PREVIEW}?width={text}"), 400, "width")
+    assert_refused(ask(service, f"{PREVIEW}?width=15"), 400, "15", "16", "2048")
+    for text in (
+        "",
+        "%20",
+        "abc",
+        "320px",
+        "3.5",
+        "1e2",
+        "0x40",
+        "NaN",
+        "%00",
+        "%FF",
+        "64,64",
+        "None",
+        "true",
+        "*",
+        "3_2",
+        "%2B32",
+    ):
+        assert_refused(ask(service, f"{PREVIEW}?width={text}"), 400, "width")
+    assert_refused(ask(service, f"{PREVIEW}?width"), 400, "width")
+
+
+def test_the_width_counts_before_the_avatar(service: httpx.Client) -> None:
+    assert_refused(ask(service, "/avatars/nobody/preview?width=15"), 400, "width")
+    assert_refused(ask(service, "/avatars/nobody/preview?width=16"), 404, "nobody")
+
+
+def test_head_of_a_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": gradient(200, 100)})
+    let_tags_settle()
+    get, head = (ask(service, f"{PREVIEW}?width=64", method=method) for method in ("GET", "HEAD"))
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(get.body))
+    assert head.headers["etag"] == get.headers["etag"]
+    assert ask(service, f"{PREVIEW}?width=15", method="HEAD").status == 400
+
+
+# -- what previews can be
+
+
+def drawn(mode: str) -> Image.Image:
+    image = Image.new("RGBA", (120, 80), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((0, 0, 59, 79), fill=(200, 0, 0, 255))
+    if mode == "RGBA":
+        return image
+    if mode == "LA":
+        return image.convert("LA")
+    if mode == "P with transparency":
+        return image.quantize(8)
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=image.getchannel("A"))
+    if mode == "I;16":
+        return Image.frombytes("I;16", (120, 80), (b"\x00\x30" * 60 + b"\xff\xff" * 60) * 80)
+    return flat.quantize(4) if mode == "P" else flat.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with transparency", "L", "1", "I;16", "RGB"])
+def test_a_thumbnail_of_any_kind_of_png(service: httpx.Client, put_bundle: PutBundle, mode: str) -> None:
+    """Left half dark, right half white or transparent, which shows as white."""
+    put_bundle("anna", files={"preview.png": encoded(drawn(mode))})
+    for headers in ({}, WEBP):
+        thumbnail = opened(ask(service, f"{PREVIEW}?width=60", headers))
+        assert thumbnail.size == (60, 40)
+        grey = thumbnail.convert("L")
+        dark, light = grey.getpixel((10, 20)), grey.getpixel((50, 20))
+        assert isinstance(dark, int)
+        assert isinstance(light, int)
+        assert dark < 110
+        assert light > 245
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP"])
+def test_a_preview_may_be_another_format_under_that_name(
+    service: httpx.Client, put_bundle: PutBundle, image_format: str
+) -> None:
+    put_bundle("anna", files={"preview.png": gradient(120, 80, image_format)})
+    assert opened(ask(service, f"{PREVIEW}?width=60")).size == (60, 40)
+
+
+def test_a_photo_that_lies_on_its_side_is_upright(service: httpx.Client, put_bundle: PutBundle) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    put_bundle("anna", files={"preview.png": encoded(Image.new("RGB", (120, 80)), "JPEG", exif=exif)})
+    assert opened(ask(service, f"{PREVIEW}?width=40")).size == (40, 60)
+
+
+@pytest.mark.parametrize("preview", [b"", b"no picture", noise(100, 100)[:500], b"GIF89a", b"<svg/>"])
+def test_a_preview_that_is_no_picture_has_no_thumbnail(
+    service: httpx.Client, put_bundle: PutBundle, preview: bytes
+) -> None:
+    put_bundle("anna", files={"preview.png": preview})
+    put_bundle("bert", files={"preview.png": gradient(100, 100)})
+    for _ in range(2):
+        assert_refused(ask(service, f"{PREVIEW}?width=64"), 404, "anna")
+        assert ask(service, PREVIEW).body == preview
+    assert opened(ask(service, "/avatars/bert/preview?width=64")).width == 64
+
+
+def test_hostile_previews_cost_nobody_else_anything(store_url: str, put_bundle: PutBundle) -> None:
+    """In worker processes, as `serve` has them. What else there is: tests/test_hostile_pictures.py."""
+    previews = {
+        "bomb": PNG + ihdr(8, 8) + chunk(b"IDAT", bomb(1024)) + chunk(b"IEND", b""),
+        "text-bomb": png(chunk(b"zTXt", b"Comment\0\0" + bomb(256))),
+        "liar": PNG + ihdr(65500, 65500) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""),
+        "bert": gradient(100, 100),
+    }
+    for avatar_id, preview in previews.items():
+        put_bundle(avatar_id, files={"preview.png": preview})
+    with running_service(store_url, portrait_workers=1) as service:
+        assert_refused(ask(service, "/avatars/liar/preview?width=64"), 404, "liar", "megapixels")
+        for avatar_id in ("bomb", "text-bomb"):
+            answer = ask(service, f"/avatars/{avatar_id}/preview?width=64")
+            assert answer.status in (200, 404)  # both are 8 pixels wide, and may be taken for pictures
+            assert answer.status == 404 or answer.body == previews[avatar_id]
+        assert opened(ask(service, "/avatars/bert/preview?width=64")).width == 64
+
+
+def test_an_avatar_without_preview_has_no_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna")
+    assert_refused(ask(service, f"{PREVIEW}?width=64"), 404, "anna", "preview.png")
+
+
+# -- copies that are kept
+
+
+def test_each_thumbnail_has_a_tag_of_its_own(service: httpx.Client, put_bundle: PutBundle) -> None:
+    put_bundle("anna", files={"preview.png": gradient(200, 100)})
+    let_tags_settle()
+    raw = ask(service, PREVIEW).headers["etag"]
+    tags = {
+        ask(service, f"{PREVIEW}?width={width}", headers).headers["etag"]
+        for width in (16, 17, 160)
+        for headers in ({}, WEBP)
+    }
+    assert len(tags | {raw}) == 7
+    webp = ask(service, f"{PREVIEW}?width=16", WEBP).headers["etag"]
+    assert ask(service, f"{PREVIEW}?width=16", {**WEBP, "If-None-Match": webp}).status == 304
+    assert ask(service, f"{PREVIEW}?width=16", {"If-None-Match": webp}).status == 200
+    unchanged = ask(service, f"{PREVIEW}?width=16", {**WEBP, "If-None-Match": webp})
+    assert unchanged.headers["vary"] == "Accept"
+
+
+def test_a_changed_preview_has_changed_thumbnails(
+    service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
+) -> None:
+    put_bundle("anna", files={"preview.png": encoded(Image.new("RGB", (200, 100), "navy"))})
+    put_bundle("bert", files={"preview.png": gradient(200, 100)})
+    before = [ask(service, f"{PREVIEW}?width=64", headers) for headers in ({}, WEBP)]
+    delete_bundle("anna")
+    put_bundle("anna", files={"preview.png": encoded(Image.new("RGB", (200, 50), "yellow"))})
+    for first, headers in zip(before, ({}, WEBP), strict=True):
+        known = {**headers, "If-None-Match": first.headers["etag"]}
+        changed = wait_for(
+            lambda: answer if (answer := ask(service, f"{PREVIEW}?width=64", known)).status == 200 else None  # noqa: B023
+        )
+        assert opened(changed).size == (64, 16)
+        red, _, blue = opened(changed).convert("RGB").getpixel((30, 8))  # type: ignore[misc]
+        assert red > 240 > 20 > blue
+    delete_bundle("anna")
+    put_bundle("anna", files={"preview.png": gradient(20, 10)})  # not wider than 64
+    wait_for(lambda: ask(service, f"{PREVIEW}?width=64").body == gradient(20, 10))
+    delete_bundle("anna")
+    wait_for(lambda: ask(service, f"{PREVIEW}?width=64").status == 404)
+    assert opened(ask(service, "/avatars/bert/preview?width=64")).size == (64, 32)
+
+
+def test_a_thumbnail_that_memory_has_no_room_for(store_url: str, put_bundle: PutBundle) -> None:
+    """1 MiB keeps a quarter of one for thumbnails; this one is larger, and so is each of many together."""
+    put_bundle("anna", files={"preview.png": noise(700, 400)})
+    with running_service(store_url, cache_mb=1) as service:
+        for _ in range(2):
+            thumbnail = ask(service, f"{PREVIEW}?width=600")
+            assert len(thumbnail.body) > 300_000
+            assert opened(thumbnail).size == (600, 343)
+        for width in (*range(16, 300, 30), *range(16, 300, 30)):
+            assert opened(ask(service, f"{PREVIEW}?width={width}")).width == width
+
+
+def test_many_who_ask_at_once_all_get_it(store_url: str, put_bundle: PutBundle) -> None:
+    """Of a cache with room for but a few: what one has made another may have pushed out before it is sent."""
+    put_bundle("anna", files={"preview.png": noise(500, 300)})
+    widths = [width for _ in range(3) for width in range(100, 400, 20)]
+    with running_service(store_url, cache_mb=1) as service, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda width: ask(service, f"{PREVIEW}?width={width}"), widths))
+    assert [opened(answer).width for answer in answers] == widths
