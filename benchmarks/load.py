@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Rate(NamedTuple):
-    """What one run of wrk saw."""
+    """What one run showed."""
 
     per_second: float
-    cpu_microseconds: float  # of the server, per request
+    cpu_microseconds: float  # per request of the server, all its processes; or per picture
 
 
 def throughput(server: Server, path: str, seconds: float, headers: tuple[str, ...] = ()) -> Rate:
@@ -89,13 +89,14 @@ def uploads(port: int, image: bytes, clients: int, seconds: float, at_most: int 
     """POST /avatars/custom from `clients` threads, each over its connection and one upload after the other."""
     latencies: list[float] = []
     refused: list[float] = []
+    form = _form(image)
     start = time.perf_counter()
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         while time.perf_counter() - start < seconds and (at_most is None or len(latencies) < at_most):
             sent = time.perf_counter()
-            connection.request("POST", "/avatars/custom", *_form(image))
+            connection.request("POST", "/avatars/custom", *form)
             answered = _read(connection, 200, 503)
             (latencies if answered == 200 else refused).append(time.perf_counter() - sent)
             if answered == 503:
@@ -146,14 +147,14 @@ def codec(image: bytes) -> Codec:
     return Codec(decoded - start, detected - decoded, time.perf_counter() - detected, found)
 
 
-def codec_rate(image: bytes, seconds: float) -> float:
-    """How often per second one process does that work."""
+def codec_rate(image: bytes, seconds: float) -> Rate:
+    """How often per second one process does that work, and in how much CPU time."""
     codec(image)
-    count, start = 0, time.perf_counter()
+    count, start, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         codec(image)
         count += 1
-    return count / (time.perf_counter() - start)
+    return Rate(count / (time.perf_counter() - start), (time.process_time() - cpu) / count * 1e6)
 
 
 @functools.cache

@@ -98,7 +98,7 @@ def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> st
         " with an empty 304, in the same server with the same options.\n"
         "- *nginx*: one worker that serves the same bytes from a file, with sendfile and without a log.\n"
         "- Throughput: wrk, one thread, 8 connections, kept alive; no process is pinned to a core. *By CPU*: requests"
-        " per second of the server's own CPU time, as a ratio.\n"
+        " per second of the server's own CPU time (of all its processes), as a ratio.\n"
         "- Uploads: a JPEG of 790x1166 pixels with the grain of a photograph; the codec work is done in processes that"
         " have loaded all before. *Decode + max(detect, encode)* is each step alone on an idle machine; *codecs on all"
         " cores* is decode, detect and encode in one process per core, without HTTP and without writing.\n"

@@ -126,17 +126,8 @@ def _compare(request: Request, count: int, servers: list[Server], effort: Effort
             costs.setdefault(name, {})[count] = median(rate.cpu_microseconds for rate in measured)
     for other, target in (("bare", request.target), ("nginx", request.nginx_target)):
         if other in rates:
-            pairs = list(zip(rates["service"], rates[other], strict=True))
-            yield Row(
-                f"{request.what}, {count:,} bundles",
-                median(one.per_second for one, _ in pairs),
-                "/s",
-                other,
-                median(two.per_second for _, two in pairs),
-                median(one.per_second / max(two.per_second, 0.01) for one, two in pairs),
-                target,
-                by_cpu=median(two.cpu_microseconds / max(one.cpu_microseconds, 0.01) for one, two in pairs),
-            )
+            what = f"{request.what}, {count:,} bundles"
+            yield _throughput_row(what, other, rates["service"], rates[other], target)
 
 
 def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
@@ -157,16 +148,34 @@ def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
             ratios.append(latencies[-1] / sums[-1])
         name = "decode + max(detect, encode)"
         yield Row("one upload", median(latencies), "ms", name, median(sums), median(ratios), 1.5, at_most=True)
-        with_http, without, ratios, refused = [], [], [], 0
+        with_http, without, refused = [], [], 0
         for _ in range(effort.rounds):
+            before = ours.cpu_seconds()
             seen = clients.submit(load.uploads, ours.port, image, 8, seconds).result()
-            with_http.append(len(seen.latencies) / seen.seconds)
+            cpu, count = ours.cpu_seconds() - before, len(seen.latencies)
+            with_http.append(load.Rate(count / seen.seconds, cpu / count * 1e6))
             refused += seen.refused
             done = [workers.submit(load.codec_rate, image, seconds) for _ in range(cores)]
-            without.append(sum(rate.result() for rate in done))
-            ratios.append(with_http[-1] / without[-1])
+            alone = [rate.result() for rate in done]
+            without.append(load.Rate(sum(rate.per_second for rate in alone), median(r.cpu_microseconds for r in alone)))
         what = "uploads of 8 clients" + (f" ({refused} answered 503)" if refused else "")
-        yield Row(what, median(with_http), "/s", "codecs on all cores", median(without), median(ratios), 0.8)
+        yield _throughput_row(what, "codecs on all cores", with_http, without, 0.8)
+
+
+def _throughput_row(
+    what: str, against: str, measured: Sequence[load.Rate], baseline: Sequence[load.Rate], target: float | None
+) -> Row:
+    pairs = list(zip(measured, baseline, strict=True))
+    return Row(
+        what,
+        median(one.per_second for one in measured),
+        "/s",
+        against,
+        median(two.per_second for two in baseline),
+        median(one.per_second / max(two.per_second, 0.01) for one, two in pairs),
+        target,
+        by_cpu=median(two.cpu_microseconds / max(one.cpu_microseconds, 0.01) for one, two in pairs),
+    )
 
 
 def latency(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:

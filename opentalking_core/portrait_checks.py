@@ -143,7 +143,8 @@ def measure_face(pixels: NDArray[np.uint8], landmarks: MouthLandmarks) -> FaceQu
     region = face_region(landmarks, pixels.shape[1], pixels.shape[0])
     if region is None:
         return None
-    face = Image.fromarray(pixels).crop(region).convert("L")
+    left, top, right, bottom = region
+    face = Image.fromarray(pixels[top:bottom, left:right]).convert("L")
     exposure = float(np.asarray(face).mean())
     if face.width > SHARPNESS_WIDTH:
         height = max(3, round(face.height * SHARPNESS_WIDTH / face.width))
