@@ -61,6 +61,13 @@ def test_a_head_that_does_not_end(service: httpx.Client, start: bytes, piece: by
     assert service.get("/avatars").status_code == 200
 
 
+def test_requests_that_come_all_at_once_are_not_taken_for_one_large_one(service: httpx.Client) -> None:
+    request = b"GET /avatars HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 30_000 + b"\r\n\r\n"
+    with connection(service) as sock:
+        sock.sendall(request * 19 + request.replace(b"X: ", b"Connection: close\r\nX: "))
+        assert everything(sock).count(b"HTTP/1.1 200 ") == 20
+
+
 def test_trailers_that_do_not_end(service: httpx.Client) -> None:
     with connection(service) as sock:
         sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n-\r\n0\r\nX: ")

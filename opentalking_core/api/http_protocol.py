@@ -25,6 +25,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     _in_head = False
     _received = 0
+    _coming_in = 0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,6 +41,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what came, but let uvicorn look at it first: most requests come in one piece."""
+        self._coming_in = len(data)
         super().data_received(data)
         self._received += len(data)
         if self._in_head:
@@ -57,9 +59,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return any(name == b"content-length" for name, _ in self.scope["headers"])
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """A head begins, perhaps behind requests that came in the same piece: of that piece nothing is counted."""
         self._in_head = True
-        self._received = 0
+        self._received = -self._coming_in
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

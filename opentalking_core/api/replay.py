@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: Request headers that an answer may depend on. Who may read isn't among them: nothing is replayed where it matters.
 _DECISIVE = frozenset({b"accept-encoding", b"if-modified-since", b"if-none-match", b"if-range", b"origin", b"range"})
 
-#: So many answers are kept, to requests whose decisive headers are no longer than that together: what clients make up
-#: shall not fill the memory. The bodies aren't copies.
+#: So many answers are kept, to requests whose decisive headers are no longer than that together, and not given again
+#: and again: what clients make up shall not fill the memory. The bodies aren't copies.
 _MOST_ANSWERS = 4096
 _LONGEST_HEADERS = 512
 
@@ -48,7 +48,8 @@ def replay_while(req: Request, source: object, current: Callable[[], object]) ->
         source: what the answer is made of: it, and the request's path and headers, decide all of the answer.
         current: returns in microseconds what it would be made of now; None if that can't be told without waiting.
     """
-    req.scope[_SOURCE] = source, current, req.uri_template
+    # A weak reference, because the server keeps the scope for as long as the client stays connected.
+    req.scope[_SOURCE] = weakref.ref(source), current, req.uri_template
 
 
 class Replay:
@@ -100,11 +101,15 @@ class Replay:
 
     def _record(self, scope: Scope, start: Message, body: Message) -> None:
         key, _ = _key(scope)
-        if start["status"] not in (200, 304) or sum(len(value) for _, value in key[1]) > _LONGEST_HEADERS:
+        decisive = key[1]
+        if len(decisive) > len(_DECISIVE) or sum(len(value) for _, value in decisive) > _LONGEST_HEADERS:
+            return
+        made_of, current, route = scope[_SOURCE]
+        source = made_of()
+        if start["status"] not in (200, 304) or source is None:
             return  # the part of a file that a 206 has is a copy
         if len(self._answers) >= _MOST_ANSWERS:
             self._answers.clear()
-        source, current, route = scope[_SOURCE]
         gone = weakref.ref(source, lambda _: self._answers.pop(key, None))
         headers = [header for header in start["headers"] if header[0] != b"x-request-id"]
         self._answers[key] = _Answer(gone, current, route, start["status"], headers, body)
@@ -116,6 +121,6 @@ def _key(scope: Scope) -> tuple[Key, str | None]:
     for header in scope["headers"]:
         if header[0] in _DECISIVE:
             decisive.append(header)
-        elif header[0] == b"x-request-id":
-            sent_id = header[1].decode("latin-1")
+        elif header[0] == b"x-request-id":  # two of them are none, as Falcon puts them together
+            sent_id = header[1].decode("latin-1") if sent_id is None else ","
     return (scope["path"], tuple(decisive)), sent_id
