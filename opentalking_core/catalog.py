@@ -145,7 +145,7 @@ class AvatarCatalog:
         self._unasked_until = 0.0
         self._others_changed_at = 0.0  # when it was last seen, before own changes, that others had changed the store
         self._scanned_at = 0.0  # when the last scan that succeeded began
-        self._own_changes: dict[str, float] = {}  # when this process created or deleted what a scan may not know yet
+        self._own_changes: set[str] = set()  # created or deleted here since the last scan began, which may not know it
         self._periodic: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         #: every bundle has been read once
@@ -209,12 +209,12 @@ class AvatarCatalog:
 
     def note_created(self, avatar_id: str, manifest: AvatarManifest) -> None:
         """This process has created a bundle: the next request lists it."""
-        self._own_changes[avatar_id] = time.monotonic()
+        self._own_changes.add(avatar_id)
         self._set(avatar_id, _entry(None, manifest, avatar_id))
 
     def note_deleted(self, avatar_id: str) -> None:
         """This process has deleted a bundle: the next request doesn't list it."""
-        self._own_changes[avatar_id] = time.monotonic()
+        self._own_changes.add(avatar_id)
         self._set(avatar_id, None)
 
     def _may_have_changed(self) -> bool:
@@ -264,6 +264,7 @@ class AvatarCatalog:
 
     async def _refresh(self) -> None:
         started, stamp = self._refresh_started, self.stamp()
+        self._own_changes.clear()
         found = set()
         changed = []
         async for bundle in self._store.scan():
@@ -275,19 +276,18 @@ class AvatarCatalog:
         if len(changed) + len(gone) > _FEW:
             self._order = None
         for avatar_id in gone:
-            if self._own_changes.get(avatar_id, 0.0) < started:
+            if avatar_id not in self._own_changes:
                 self._set(avatar_id, None)
         todo = iter(changed)
 
         async def read_changed() -> None:
             for avatar_id, version in todo:
                 entry = await self._read(avatar_id, version)
-                deleted_here = self._own_changes.get(avatar_id, 0.0) >= started and avatar_id not in self._entries
+                deleted_here = avatar_id in self._own_changes and avatar_id not in self._entries
                 if not deleted_here:
                     self._set(avatar_id, entry)
 
         await asyncio.gather(*(read_changed() for _ in range(_READS)))
-        self._own_changes = {avatar_id: when for avatar_id, when in self._own_changes.items() if when >= started}
         self._seen = stamp
         self._scanned_at = started
 
