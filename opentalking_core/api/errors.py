@@ -11,6 +11,7 @@ import falcon
 import falcon.asgi
 
 from .. import errors
+from .observability import target
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ async def _answer_unexpected(
             resp.set_headers(error.headers)
         _serialize(req, resp, error)
         return
-    log.error("%s %s failed", req.method, req.path, exc_info=error)
+    log.error("%s %s failed", req.method, target(req.scope), exc_info=error)
     resp.status = HTTPStatus.INTERNAL_SERVER_ERROR
     _set_detail(resp, "the server met an error that it did not expect; its log says more")
 

@@ -11,6 +11,7 @@ import threading
 import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -26,7 +27,15 @@ access_log = logging.getLogger("opentalking_core.access")
 #: The id of the request that the current task works on; log records carry it as `request_id`.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could forge a line of a log
+
+
+def target(scope: Mapping[str, Any]) -> str:
+    """The path and query of a request, for a log: as they are sent, but printable ASCII whatever that was, and cut."""
+    path, query = quote(scope["path"], errors="replace"), scope["query_string"]
+    return (f"{path}?{quote(query, _PRINTABLE)}" if query else path)[:500]
 
 
 class RequestIdFilter(logging.Filter):
@@ -83,13 +92,12 @@ class Observability:
         seconds = time.perf_counter() - started
         self._requests.observe(scope["method"], route, status, seconds)
         if self._lines is not None:
-            query = scope["query_string"].decode("latin-1")
             self._lines.put(
                 {
                     "request_id": request_id.get(),
                     "client": scope["client"][0] if scope.get("client") else "",
                     "method": scope["method"],
-                    "path": f"{scope['path']}?{query}"[:500] if query else scope["path"][:500],
+                    "path": target(scope),
                     "status": status,
                     "milliseconds": round(seconds * 1000, 1),
                 }
