@@ -52,6 +52,7 @@ class FileCache:
         self._files: LRUCache[tuple[str, str], CachedFile] = LRUCache(
             max_bytes, getsizeof=lambda file: len(file.data) + _OVERHEAD
         )
+        self._deletions = 0
 
     def trusted(self, avatar_id: str, path: str) -> CachedFile | None:
         """The file, if it is here and the store was asked about it a moment ago."""
@@ -62,6 +63,7 @@ class FileCache:
 
     def forget(self, avatar_id: str) -> None:
         """This process has deleted the avatar."""
+        self._deletions += 1
         for key in [key for key in self._files if key[0] == avatar_id]:
             del self._files[key]
 
@@ -78,7 +80,7 @@ class FileCache:
 
         Raises NotFound, StoreUnavailable.
         """
-        now, stamp = time.monotonic(), self._stamp()
+        now, stamp, deletions = time.monotonic(), self._stamp(), self._deletions
         key = avatar_id, path
         async with contextlib.AsyncExitStack() as stack:
             with self._metrics.store_operation("open"):
@@ -91,6 +93,7 @@ class FileCache:
                 file = CachedFile(reader.info, await reader.read(), now, stamp)
                 if check:
                     check(file.data)
-                self._files[key] = file
+                if self._deletions == deletions:  # it may be this file that was deleted while it was read
+                    self._files[key] = file
         file.looked_at, file.stamp = now, stamp
         yield file
