@@ -135,10 +135,10 @@ def test_an_answer_given_again_is_what_a_fresh_service_answers(
 ) -> None:
     origins = {"cors_origins": "http://a.example"}
     with running_service(store_url, **origins) as service, running_service(store_url, **origins) as fresh:
-        for path in (*PATHS, "/avatars/anna/", "/avatars/", "/avatars/secret/preview"):
+        for path in (*PATHS, "/avatars/anna/"):
             tags = (ask(service, f"{path}?first", headers).headers["etag"] for headers in ({}, GZIP))
             for headers in questions(*tags):
-                repeated = [ask(service, path, {**headers, **more}) for _ in range(4)]
+                repeated = [ask(service, path, {**headers, **more}) for _ in range(3)]
                 before = given_again.total()
                 first = ask(fresh, path, {**headers, **more})
                 assert given_again.total() == before, f"the fresh one has never been asked this: {path} {headers}"
@@ -146,7 +146,7 @@ def test_an_answer_given_again_is_what_a_fresh_service_answers(
                     assert everywhere(answer, path) == everywhere(first, path), (path, headers)
                 # the same service, asked in a way that is never answered from memory
                 assert shown(ask(service, f"{path}?first", {**headers, **more})) == shown(repeated[-1])
-            assert given_again[path] > 30
+            assert given_again[path] > 20
 
 
 @pytest.mark.usefixtures("anna")
@@ -293,13 +293,13 @@ def test_whatever_is_answered_belongs_to_its_tag(
                 again = ask(service, path, {**headers, "If-None-Match": answer.headers["etag"]})
                 assert again.status == 304 or again.headers["etag"] != answer.headers["etag"]
 
-    for n in range(6):
+    for n in range(4):
         delete_bundle("anna")
         put_bundle("anna", {"name": f"{n}" * 2000}, {"preview.png": b"%d" % n * 1000})
         ask_everything()
         let_tags_settle()  # right after a change nothing is answered from memory
         ask_everything()
-    assert given_again.total() > 50
+    assert given_again.total() > 30
 
 
 # -- who may read, and who counts
@@ -400,22 +400,22 @@ def size(connection: http.client.HTTPConnection, path: str, method: str = "GET",
 def test_previews_are_not_kept_by_answers(
     store_url: str, put_bundle: PutBundle, given_again: Counter[str], connect: Connect, grown: Any
 ) -> None:
-    """60 of 100 KiB, with memory for seven, asked for by clients that stay connected."""
-    for n in range(60):
+    """40 of 100 KiB, with memory for seven, asked for by clients that stay connected."""
+    for n in range(40):
         put_bundle(f"anna-{n}", files={"preview.png": random.Random(n).randbytes(100 * KiB)})
     let_tags_settle()
     with running_service(store_url, cache_mb=1) as service:
         size(connect(service), "/avatars/anna-0/preview?width=16")  # loads Pillow
         grown()
-        for n in range(60):
+        for n in range(40):
             path, connection = f"/avatars/anna-{n}/preview", connect(service)
-            for _ in range(4):
+            for _ in range(3):
                 assert size(connection, path) == 100 * KiB
                 assert size(connection, path, **{"If-None-Match": "*"}) == 0
             # what this connection was last asked for
             size(connection, *((path,), (path, "HEAD"), (f"{path}?x",), (f"{path}?width=16",))[n % 4])
-        assert given_again.total() > 100
-        assert grown() < 60 * 100 * KiB / 3
+        assert given_again.total() > 60
+        assert grown() < 40 * 100 * KiB / 3
 
 
 def test_lists_are_not_kept_by_answers(
@@ -426,13 +426,13 @@ def test_lists_are_not_kept_by_answers(
     with running_service(store_url) as service:
         repeated(service, LIST)
         grown()
-        for n in range(10):
+        for n in range(6):
             put_bundle(f"bert-{n}")
             assert len(json.loads(repeated(service, LIST).body)) == 21 + n
             repeated(service, LIST, GZIP)
             for query in ("", "?first"):
                 assert size(connect(service), LIST + query) > 200_000
-        assert grown() < 10 * 200_000 / 2
+        assert grown() < 6 * 200_000 / 2
 
 
 def pipeline(service: httpx.Client, heads: Iterable[bytes]) -> None:
@@ -450,12 +450,11 @@ def pipeline(service: httpx.Client, heads: Iterable[bytes]) -> None:
 @pytest.mark.parametrize(
     "heads",
     [
-        [b'If-None-Match: "%0300d"\r\n' % n for n in range(2000)],
-        [b'If-None-Match: "%08000d"\r\n' % n for n in range(500)],
-        [b"Range:\r\n" * (1000 + n) for n in range(100)],
-        [b"Origin: http://%0400d.example\r\n" % n for n in range(2000)],
+        [b'If-None-Match: "%0300d"\r\n' % n for n in range(800)],
+        [b'If-None-Match: "%08000d"\r\n' % n for n in range(200)],
+        [b"Range:\r\n" * (1000 + n) for n in range(40)],
     ],
-    ids=["tags", "long tags", "many headers", "origins"],
+    ids=["tags", "long tags", "many headers"],
 )
 @pytest.mark.usefixtures("anna")
 def test_what_clients_make_up_is_not_kept(

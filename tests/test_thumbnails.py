@@ -9,7 +9,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import pytest
 from PIL import Image, ImageDraw
 
 from opentalking_core.testing.running import running_service
@@ -197,27 +196,24 @@ def drawn(mode: str) -> Image.Image:
     return flat.quantize(4) if mode == "P" else flat.convert(mode)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "P with transparency", "L", "1", "I;16", "RGB"])
-def test_a_thumbnail_of_any_kind_of_png(service: httpx.Client, put_bundle: PutBundle, mode: str) -> None:
+def test_a_thumbnail_of_any_kind_of_png(service: httpx.Client, put_bundle: PutBundle) -> None:
     """Left half dark, right half white or transparent, which shows as white."""
-    put_bundle("anna", files={"preview.png": encoded(drawn(mode))})
-    for headers in ({}, WEBP):
-        thumbnail = opened(ask(service, f"{PREVIEW}?width=60", headers))
-        assert thumbnail.size == (60, 40)
-        grey = thumbnail.convert("L")
-        dark, light = grey.getpixel((10, 20)), grey.getpixel((50, 20))
-        assert isinstance(dark, int)
-        assert isinstance(light, int)
-        assert dark < 110
-        assert light > 245
+    for n, mode in enumerate(("RGBA", "LA", "P", "P with transparency", "L", "1", "I;16", "RGB")):
+        put_bundle(f"anna-{n}", files={"preview.png": encoded(drawn(mode))})
+        for headers in ({}, WEBP):
+            thumbnail = opened(ask(service, f"/avatars/anna-{n}/preview?width=60", headers))
+            assert thumbnail.size == (60, 40)
+            grey = thumbnail.convert("L")
+            dark, light = grey.getpixel((10, 20)), grey.getpixel((50, 20))
+            assert isinstance(dark, int)
+            assert isinstance(light, int)
+            assert dark < 110 < 245 < light, mode
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "WEBP"])
-def test_a_preview_may_be_another_format_under_that_name(
-    service: httpx.Client, put_bundle: PutBundle, image_format: str
-) -> None:
-    put_bundle("anna", files={"preview.png": gradient(120, 80, image_format)})
-    assert opened(ask(service, f"{PREVIEW}?width=60")).size == (60, 40)
+def test_a_preview_may_be_another_format_under_that_name(service: httpx.Client, put_bundle: PutBundle) -> None:
+    for image_format in ("JPEG", "WEBP"):
+        put_bundle(image_format, files={"preview.png": gradient(120, 80, image_format)})
+        assert opened(ask(service, f"/avatars/{image_format}/preview?width=60")).size == (60, 40)
 
 
 def test_a_photo_that_lies_on_its_side_is_upright(service: httpx.Client, put_bundle: PutBundle) -> None:
@@ -227,15 +223,13 @@ def test_a_photo_that_lies_on_its_side_is_upright(service: httpx.Client, put_bun
     assert opened(ask(service, f"{PREVIEW}?width=40")).size == (40, 60)
 
 
-@pytest.mark.parametrize("preview", [b"", b"no picture", noise(100, 100)[:500], b"GIF89a", b"<svg/>"])
-def test_a_preview_that_is_no_picture_has_no_thumbnail(
-    service: httpx.Client, put_bundle: PutBundle, preview: bytes
-) -> None:
-    put_bundle("anna", files={"preview.png": preview})
+def test_a_preview_that_is_no_picture_has_no_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("bert", files={"preview.png": gradient(100, 100)})
-    for _ in range(2):
-        assert_refused(ask(service, f"{PREVIEW}?width=64"), 404, "anna")
-        assert ask(service, PREVIEW).body == preview
+    for n, preview in enumerate((b"", b"no picture", noise(100, 100)[:500], b"GIF89a", b"<svg/>")):
+        put_bundle(f"anna-{n}", files={"preview.png": preview})
+        for _ in range(2):
+            assert_refused(ask(service, f"/avatars/anna-{n}/preview?width=64"), 404, f"anna-{n}", "image")
+            assert ask(service, f"/avatars/anna-{n}/preview").body == preview
     assert opened(ask(service, "/avatars/bert/preview?width=64")).width == 64
 
 

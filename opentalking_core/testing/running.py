@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
 import threading
 import time
@@ -93,6 +94,7 @@ class _Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
 
+@functools.cache
 def installed_detectors() -> tuple[str, ...]:
     """The names of the installed plugins that detect mouths."""
     return tuple(info.name for info in PluginHost().load().detectors())
