@@ -101,6 +101,7 @@ class AvatarService:
         self._uploads = 0
         # Twice as many as there are workers: while one picture is encoded, the next is on its way to the worker.
         self._portraits = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))
+        self._previews = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))  # thumbnails don't wait for uploads
 
     async def __aenter__(self) -> Self:
         try:
@@ -201,7 +202,7 @@ class AvatarService:
                 if info.size > _LARGEST_THUMBNAILED:
                     raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of") from None
                 data = preview.data if isinstance(preview, CachedFile) else await preview.read()
-                async with self._portraits:
+                async with self._previews:
                     try:
                         thumbnail = await self._workers.run_twice(make_thumbnail, data, width, image_format)
                     except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
