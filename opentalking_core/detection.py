@@ -10,6 +10,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
+from .errors import InvalidRequest
 from .host import PluginChoice, PluginHost
 from .portrait import decode_portrait
 from .portrait_checks import measure_face
@@ -78,14 +79,15 @@ class DetectorChain:
         self._pool = pool
         #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
         self.failures: dict[str, str] = {}
+        self._looks = 0  # that are waited for
 
     async def look_at(
         self, data: bytes, max_width: int, max_height: int, prepare: Callable[[Pixels], T]
     ) -> tuple[T, DetectedMouth | None]:
         """Decode an uploaded picture as `decode_portrait` does, prepare it, and locate its mouth.
 
-        The first detector looks at the pixels while another thread of the same worker prepares them: they are decoded
-        once, and to hand them to another process would take longer than to decode them again.
+        The first detector looks at the pixels in the worker that prepares them, at the same time if there are cores to
+        spare: they are decoded once, and to hand them to another process would take longer than to decode them again.
 
         Args:
             data: the picture's bytes.
@@ -123,13 +125,21 @@ class DetectorChain:
         return prepared
 
     async def _look(self, info: PluginInfo, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
+        self._looks += 1
         try:
             if self._pool.in_threads or self._needs_thread(info):
-                return await self._pool.run_in_thread(_look, self._host, info.name, picture, prepare)
-            return await self._pool.run(_look_in_worker, self._host.choice, info.name, picture, prepare)
-        except (WorkerCrashed, TimeoutError) as error:  # the detector's fault, or the picture's?
+                return await self._pool.run_in_thread(_look, self._host, info.name, picture, prepare, at_once=True)
+            # A detector and an encoder that share a core take more time than one after the other.
+            at_once = 2 * self._looks <= self._pool.workers
+            return await self._pool.run(_look_in_worker, self._host.choice, info.name, picture, prepare, at_once)
+        except InvalidRequest:
+            raise
+        except Exception as error:  # the detector's fault, its plugin's, or the picture's? Then so does this.
             prepared = await self._prepare(picture, prepare) if prepare else None
-            return _Look(prepared, None, f"{type(error).__name__}: {error}", "", {})
+            details = "" if isinstance(error, WorkerCrashed | TimeoutError) else _last_traceback()
+            return _Look(prepared, None, f"{type(error).__name__}: {error}", details, {})
+        finally:
+            self._looks -= 1
 
     def _needs_thread(self, info: PluginInfo) -> bool:
         return info.origin == "registered" and not self._pool.in_threads
@@ -154,25 +164,41 @@ def _prepare(picture: Picture, prepare: Callable[[Pixels], T]) -> tuple[T, dict[
     return _timed(seconds, "encode", prepare, pixels), seconds
 
 
-def _look(host: PluginHost, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
+def _look(
+    host: PluginHost, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
+) -> _Look[T]:
     seconds: dict[str, float] = {}
     pixels = _timed(seconds, "decode", decode_portrait, *picture)
-    mouth, failure, details = None, "", ""
+    if prepare is None:
+        return _Look(None, *_ask(seconds, host, detector, pixels), seconds)
+    if not at_once:
+        return _Look(_timed(seconds, "encode", prepare, pixels), *_ask(seconds, host, detector, pixels), seconds)
     with ThreadPoolExecutor(1) as other_thread:
-        preparing = other_thread.submit(_timed, seconds, "encode", prepare, pixels) if prepare else None
-        try:
-            mouth = _timed(seconds, "detect", _detect, host, detector, pixels)
-        except MemoryError:  # this worker is of no more use
-            raise
-        except (Exception, SystemExit) as error:  # a stranger's code
-            failure, details = f"{type(error).__name__}: {error}", "\n" + traceback.format_exc()
-    return _Look(preparing.result() if preparing else None, mouth, failure, details, seconds)
+        preparing = other_thread.submit(_timed, seconds, "encode", prepare, pixels)
+        answer = _ask(seconds, host, detector, pixels)
+    return _Look(preparing.result(), *answer, seconds)
 
 
 def _look_in_worker(
-    choice: PluginChoice, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None
+    choice: PluginChoice, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
 ) -> _Look[T]:
-    return _look(_worker_host(choice), detector, picture, prepare)
+    return _look(_worker_host(choice), detector, picture, prepare, at_once)
+
+
+def _ask(
+    seconds: dict[str, float], host: PluginHost, detector: str, pixels: Pixels
+) -> tuple[DetectedMouth | None, str, str]:
+    """The mouth, if it is found, or what the detector raised, and its traceback."""
+    try:
+        return _timed(seconds, "detect", _detect, host, detector, pixels), "", ""
+    except MemoryError:  # this worker is of no more use
+        raise
+    except (Exception, SystemExit) as error:  # a stranger's code
+        return None, f"{type(error).__name__}: {error}", _last_traceback()
+
+
+def _last_traceback() -> str:
+    return "\n" + traceback.format_exc()
 
 
 def _detect(host: PluginHost, detector: str, pixels: Pixels) -> DetectedMouth | None:

@@ -65,7 +65,7 @@ class WorkerPool:
 
     def __init__(self, workers: int, time_limit: float) -> None:
         self.in_threads = workers == 0
-        self._workers = workers
+        self.workers = workers
         self._time_limit = time_limit
         self._threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="portrait")
         self._processes: pebble.ProcessPool | None = None
@@ -122,7 +122,7 @@ class WorkerPool:
         # time of a fresh interpreter.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
-        return pebble.ProcessPool(self._workers, CALLS_PER_WORKER, initializer=_start_worker, context=context)
+        return pebble.ProcessPool(self.workers, CALLS_PER_WORKER, initializer=_start_worker, context=context)
 
     def _discard(self, pool: pebble.ProcessPool) -> None:
         with self._replacing:

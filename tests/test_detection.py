@@ -57,3 +57,20 @@ def test_a_detector_that_misbehaves_costs_one_detection(
     logged = [record.getMessage() for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
     assert len([message for message in logged if "a_culprit" in message]) == 2
     assert not [message for message in logged if "b_working" in message]
+
+
+def test_a_detector_that_workers_cannot_load_costs_the_mouth_alone(
+    store_url: str, base: str, portrait: bytes, tmp_path: Path
+) -> None:
+    """Its file is taken away after the service has started."""
+    detector = tmp_path / "vanishing.py"
+    detector.write_text(textwrap.dedent(DETECTOR).format(what="return MouthLandmarks(LIPS, LIPS)"))
+    form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
+    with running_service(store_url, plugin_files=[detector], portrait_workers=1) as service:
+        detector.unlink()
+        answer = service.post("/avatars/custom", files=form)
+        assert answer.status_code == 200, answer.text
+        metadata = service.get(f"/avatars/{answer.json()['id']}").json()["metadata"]
+        assert metadata["mouth_polygon_source"] == "unavailable"
+        (health,) = service.get("/health").json()["detectors"]
+        assert "vanishing.py" in health["problem"]
