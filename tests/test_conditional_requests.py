@@ -17,6 +17,7 @@ from PIL import Image
 from opentalking_core.testing.running import running_service
 
 from .asking import Answer, ask, let_tags_settle, wait_for
+from .soak.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,16 +198,27 @@ def test_an_error_is_never_unchanged(service: httpx.Client, put_bundle: PutBundl
 # -- what tags stand for
 
 
+def assert_same_tags(one: httpx.Client, other: httpx.Client) -> None:
+    for path in PATHS:
+        for headers in ({}, GZIP):
+            first, second = ask(one, path, headers), ask(other, path, headers)
+            assert first.headers["etag"] == second.headers["etag"]
+            assert first.body == second.body
+            assert ask(other, path, {**headers, "If-None-Match": first.headers["etag"]}).status == 304
+
+
 @pytest.mark.usefixtures("anna", "crowd")
-def test_every_process_has_the_same_tags(store_url: str) -> None:
+def test_every_service_has_the_same_tags(service: httpx.Client, store_url: str) -> None:
     let_tags_settle()
-    with running_service(store_url) as one, running_service(store_url) as other:
-        for path in PATHS:
-            for headers in ({}, GZIP):
-                first, second = ask(one, path, headers), ask(other, path, headers)
-                assert first.headers["etag"] == second.headers["etag"]
-                assert first.body == second.body
-                assert ask(other, path, {**headers, "If-None-Match": first.headers["etag"]}).status == 304
+    with running_service(store_url) as other:
+        assert_same_tags(service, other)
+
+
+@pytest.mark.usefixtures("folder_store", "anna", "crowd")
+def test_every_process_has_the_same_tags(service: httpx.Client, tmp_path: Path) -> None:
+    let_tags_settle()
+    with serving(tmp_path / "avatars", OPENTALKING_PORTRAIT_WORKERS="0") as server, server.client() as other:
+        assert_same_tags(service, other)
 
 
 def test_the_tag_of_a_list_is_of_its_bytes(

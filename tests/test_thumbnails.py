@@ -192,7 +192,7 @@ def drawn(mode: str) -> Image.Image:
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A"))
     if mode == "I;16":
-        return Image.frombytes("I;16", (120, 80), (b"\x00\x30" * 60 + b"\xff\xff" * 60) * 80)
+        return Image.frombytes("I;16", (120, 80), (b"\xf0\x30" * 60 + b"\xff\xff" * 60) * 80)
     return flat.quantize(4) if mode == "P" else flat.convert(mode)
 
 
