@@ -206,10 +206,14 @@ class PluginHost:
         """Ask one detector, by its plugin's name, for the mouth in `image` (uint8 RGB, (height, width, 3)).
 
         Raises:
-            PluginError: it returned something else than MouthLandmarks or None.
+            PluginError: it could not be loaded here, or returned something else than MouthLandmarks or None.
             Exception: whatever the detector raises.
         """
-        landmarks = dict(self._calls("detect_mouth"))[detector](image=image)
+        detectors = dict(self._calls("detect_mouth"))
+        if detector not in detectors:
+            reasons = [info.reason for info in self._failed if info.name == detector]
+            raise PluginError(f"plugin {detector} can't be asked: {'; '.join(reasons) or 'it detects no mouths'}")
+        landmarks = detectors[detector](image=image)
         if landmarks is None or isinstance(landmarks, MouthLandmarks):
             return landmarks
         raise PluginError(
