@@ -28,6 +28,7 @@ from .watched_store import StampedStore, serve, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -241,6 +242,36 @@ def test_detection_and_encoding_overlap(store: StampedStore, portrait: bytes, mo
         assert service.get(f"/avatars/{made}").json()["metadata"]["mouth_polygon_source"] == "fake_mouth"
 
 
+#: As above, in a worker process, which loads the plugin itself.
+WAITING_PLUGIN = """
+import multiprocessing, threading
+from opentalking_core import MouthLandmarks, hookimpl, portrait
+
+LIPS = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
+both = threading.Barrier(2, timeout=15)
+encode_png = portrait.encode_png
+
+def wait_and_encode(pixels):
+    both.wait()
+    return encode_png(pixels)
+
+if multiprocessing.parent_process() is not None:
+    portrait.encode_png = wait_and_encode
+
+@hookimpl
+def detect_mouth(image):
+    both.wait()
+    return MouthLandmarks(LIPS, LIPS)
+"""
+
+
+def test_detection_and_encoding_overlap_in_a_worker(store: StampedStore, portrait: bytes, tmp_path: Path) -> None:
+    (file := tmp_path / "waiting.py").write_text(WAITING_PLUGIN)
+    with running_service(store.url, plugins={"watched": store}, plugin_files=[file], portrait_workers=2) as service:
+        made = upload(service, portrait).json()["id"]
+        assert service.get(f"/avatars/{made}").json()["metadata"]["mouth_polygon_source"] == "waiting"
+
+
 def monkeypatched_encoder(monkeypatch: pytest.MonkeyPatch, encode: Encoder) -> Encoder:
     """Have pictures encoded by `encode`; returns what they were encoded by."""
     before = portraits.encode_png
@@ -297,6 +328,10 @@ def picture(scale: float) -> Image.Image:
     draw = ImageDraw.Draw(image)
     draw.ellipse([width * 0.1, height * 0.1, width * 0.4, height * 0.5], fill=(200, 60, 40))
     draw.rectangle([width * 0.5, height * 0.6, width * 0.9, height * 0.7], fill=(30, 80, 220))
+    if scale > 1:  # lines too fine for the smallest size, where they are grey
+        for y in range(height // 2, height, 2):
+            draw.line([(0, y), (width // 3, y)], fill="white")
+            draw.line([(0, y + 1), (width // 3, y + 1)], fill="black")
     return image
 
 
