@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from opentalking_core import errors
+from opentalking_core.api.observability import target
 from opentalking_core.hookspecs import hookimpl
 from opentalking_core.memory_store import MemoryStore
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
@@ -441,6 +442,16 @@ def test_no_path_forges_a_line(store_url: str, caplog: pytest.LogCaptureFixture)
             assert text.isprintable(), repr(text)
             assert len(text) < 700
         assert line.getMessage().count(" ") == 4, "five words: method, path, status, milliseconds, ms"
+
+
+def test_no_query_forges_a_line_whatever_the_server_lets_through() -> None:
+    """uvicorn refuses such requests, another server need not."""
+    query = bytes(range(256))
+    shown = target({"path": "/avatars", "query_string": query})
+    assert shown.startswith("/avatars?%00%01")
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert " " not in shown
 
 
 def test_paths_can_be_read(store_url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from opentalking_core.api import replay
+from opentalking_core.catalog import Listing
+from opentalking_core.file_cache import CachedFile
 from opentalking_core.testing.running import running_service
 
 from .asking import Answer, ask, let_tags_settle, wait_for
@@ -302,6 +304,22 @@ def test_whatever_is_answered_belongs_to_its_tag(
     assert given_again.total() > 30
 
 
+@pytest.mark.usefixtures("anna")
+def test_what_is_old_is_not_given_again_although_somebody_still_uses_it(
+    service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle, repeated: Repeated
+) -> None:
+    old = {path: repeated(service, path).body for path in PATHS}
+    in_use = [each for each in gc.get_objects() if isinstance(each, Listing | CachedFile)]
+    assert len(in_use) >= 3
+    delete_bundle("anna")
+    put_bundle("anna", {"name": "Second"}, {"preview.png": b"second"})
+    service.get(LIST)  # where a store can't tell of changes, this waits for a scan
+    for path in PATHS:
+        wait_for(lambda: ask(service, f"{path}?first").body != old[path])  # noqa: B023
+        assert ask(service, path).body != old[path]
+        assert repeated(service, path).body != old[path]
+
+
 # -- who may read, and who counts
 
 
@@ -414,6 +432,9 @@ def test_previews_are_not_kept_by_answers(
                 assert size(connection, path, **{"If-None-Match": "*"}) == 0
             # what this connection was last asked for
             size(connection, *((path,), (path, "HEAD"), (f"{path}?x",), (f"{path}?width=16",))[n % 4])
+        for n in range(30):  # parts of what is in memory
+            headers = {"Range": f"bytes={n}-"}
+            assert [size(connection, path, **headers) for _ in range(3)] == [100 * KiB - n] * 3
         assert given_again.total() > 60
         assert grown() < 40 * 100 * KiB / 3
 
