@@ -444,12 +444,12 @@ def test_lists_are_not_kept_by_answers(
 ) -> None:
     for n in range(20):
         put_bundle(f"anna-{n}", {"name": "x" * 10_000})
-    with running_service(store_url) as service:
+    with running_service(store_url, refresh_seconds=0.05) as service:
         repeated(service, LIST)
         grown()
         for n in range(6):
             put_bundle(f"bert-{n}")
-            assert len(json.loads(repeated(service, LIST).body)) == 21 + n
+            wait_for(lambda: len(json.loads(repeated(service, LIST).body)) == 21 + n)  # noqa: B023
             repeated(service, LIST, GZIP)
             for query in ("", "?first"):
                 assert size(connect(service), LIST + query) > 200_000
