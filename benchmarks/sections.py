@@ -148,18 +148,23 @@ def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
             ratios.append(latencies[-1] / sums[-1])
         name = "decode + max(detect, encode)"
         yield Row("one upload", median(latencies), "ms", name, median(sums), median(ratios), 1.5, at_most=True)
-        with_http, without, refused = [], [], 0
-        for _ in range(effort.rounds):
+        with_http, refused = [], 0
+        without: dict[str, list[load.Rate]] = {"codecs on all cores": [], "the same, writing the files": []}
+        for number in range(effort.rounds):
             before = ours.cpu_seconds()
             seen = clients.submit(load.uploads, ours.port, image, 8, seconds).result()
             cpu, count = ours.cpu_seconds() - before, len(seen.latencies)
             with_http.append(load.Rate(count / seen.seconds, cpu / count * 1e6))
             refused += seen.refused
-            done = [workers.submit(load.codec_rate, image, seconds) for _ in range(cores)]
-            alone = [rate.result() for rate in done]
-            without.append(load.Rate(sum(rate.per_second for rate in alone), median(r.cpu_microseconds for r in alone)))
+            written = folder / str(number)
+            written.mkdir()
+            for (_, rates), place in zip(without.items(), (None, written), strict=True):
+                done = [workers.submit(load.codec_rate, image, seconds, place) for _ in range(cores)]
+                each = [rate.result() for rate in done]
+                rates.append(load.Rate(sum(r.per_second for r in each), median(r.cpu_microseconds for r in each)))
         what = "uploads of 8 clients" + (f" ({refused} answered 503)" if refused else "")
-        yield _throughput_row(what, "codecs on all cores", with_http, without, 0.8)
+        for (against, rates), target in zip(without.items(), (0.8, None), strict=True):
+            yield _throughput_row(what, against, with_http, rates, target)
 
 
 def _throughput_row(
