@@ -23,9 +23,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     uvicorn would collect the head (and a chunked body's trailers, which nobody reads) in memory, and wait for ever.
     """
 
-    _in_head = False
     _received = 0
-    _coming_in = 0
+    _of: object = None  # the request that these bytes are of
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -40,34 +39,29 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what came, but let uvicorn look at it first: most requests come in one piece."""
-        self._coming_in = len(data)
+        """Count what came, but let uvicorn look at it first: most requests come in one piece.
+
+        A piece in which a request begins, perhaps behind others, doesn't count.
+        """
         super().data_received(data)
-        self._received += len(data)
-        if self._in_head:
-            if self._received > MAX_HEAD_BYTES:
-                self.transport.write(
-                    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-                )
-                self.transport.close()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        elif self._received > _MAX_UNANNOUNCED_BYTES and not self._is_length_announced():
-            self.transport.abort()
+        request = self.scope
+        self._received = self._received + len(data) if request is self._of else 0
+        self._of = request
+        if request is None:  # nothing but line ends, yet
+            return
+        if "method" in request:  # uvicorn sets it when the head is complete
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._received > _MAX_UNANNOUNCED_BYTES and not self._is_length_announced():
+                self.transport.abort()
+        elif self._received > MAX_HEAD_BYTES:
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+            self.transport.close()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def _is_length_announced(self) -> bool:
         return any(name == b"content-length" for name, _ in self.scope["headers"])
-
-    def on_message_begin(self) -> None:
-        """A head begins, perhaps behind requests that came in the same piece: of that piece nothing is counted."""
-        self._in_head = True
-        self._received = -self._coming_in
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """It is there."""
-        self._in_head = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        super().on_headers_complete()
