@@ -75,7 +75,7 @@ class WorkerPool:
         """Call a module-level function with picklable arguments, off the event loop.
 
         Raises:
-            WorkerCrashed: its process died.
+            WorkerCrashed: its process died, or they all hung.
             TimeoutError: it ran out of time.
             Exception: whatever the function raised.
         """
@@ -91,6 +91,7 @@ class WorkerPool:
         except TimeoutError:
             if not future.done() or future.cancelled():  # a worker that dies with the pool's lock takes it along
                 await asyncio.to_thread(self._discard, pool)
+                raise WorkerCrashed("the worker processes hang, and are replaced") from None
             raise TimeoutError(f"it took longer than {self._time_limit:g} s") from None
 
     async def run_twice(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -85,6 +85,22 @@ def test_a_worker_killed_at_work_costs_its_call_alone() -> None:
     asyncio.run(main())
 
 
+def test_a_pool_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does when a worker dies with the pool's lock: the call counts as crashed, so it is worth another try."""
+
+    async def main() -> None:
+        async with worker_pool(time_limit=10) as pool:
+            for pid in await worker_pids(pool):
+                os.kill(pid, signal.SIGSTOP)
+            monkeypatch.setattr("opentalking_core.workers._PATIENCE", 0.1)
+            with pytest.raises(WorkerCrashed, match="hang"):
+                await pool.run(os.getpid)
+            monkeypatch.undo()
+            assert await pool.run_twice(os.getpid)
+
+    asyncio.run(main())
+
+
 def test_memory_is_bounded_and_a_full_worker_replaced() -> None:
     async def main() -> None:
         async with worker_pool(1) as pool:
