@@ -104,7 +104,7 @@ def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> st
         " cores* is decode, detect and encode in one process per core, without HTTP and without writing; *writing the"
         " files* adds the three copies of the PNG that a bundle holds, flushed to the disk. That costs more than their"
         " bytes on a virtual machine that gives free memory back to its host, for each new page of the page cache is"
-        " fetched again; under a container's memory limit, pages are used again.\n"
+        " fetched again; the service hands the pages of each upload on to the next.\n"
         "- Latency: 100 GETs per second from a process of its own, timed from the planned moment to the last byte; it"
         " and the clients that upload share the cores with the service, and so does the bare handler, asked at the same"
         " time.\n"
