@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GROUP = "opentalking"
+
+#: What a stranger's code may raise: also SystemExit, which would end the server or a thread without a word.
+_STRANGERS_ERRORS = (Exception, SystemExit)
+
 Status = Literal["active", "disabled", "failed"]
 Origin = Literal["distribution", "file", "registered"]
 
@@ -143,7 +147,7 @@ class PluginHost:
         try:
             plugin = load()
             self._register(plugin() if isinstance(plugin, type) else plugin, info)
-        except (Exception, SystemExit) as error:  # a stranger's module can raise anything at all
+        except _STRANGERS_ERRORS as error:
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             log.warning("plugin %s can't be used: %s", info, reason, exc_info=not isinstance(error, PluginError))
             self._failed.append(replace(info, status="failed", reason=reason))
@@ -264,8 +268,8 @@ class PluginHost:
         for name, call in self._calls("fetch_models"):
             try:
                 yield name, list(call() or ())
-            except Exception as error:  # one plugin's trouble is not another's
-                yield name, error
+            except _STRANGERS_ERRORS as error:  # one plugin's trouble is not another's
+                yield name, error if isinstance(error, Exception) else PluginError(f"it called sys.exit({error})")
 
     def problems(self) -> dict[str, list[str]]:
         """What keeps plugins from working, by plugin: failures to load, and what each reports of itself."""
@@ -273,7 +277,7 @@ class PluginHost:
         for name, call in self._calls("report_problems"):
             try:
                 found = list(call() or ())
-            except Exception as error:  # as above
+            except _STRANGERS_ERRORS as error:  # as above
                 found = [f"its report_problems hook raised {type(error).__name__}: {error}"]
             if found:
                 problems.setdefault(name, []).extend(found)
@@ -298,7 +302,7 @@ class PluginHost:
         for name, call in reversed(calls) if backwards else calls:
             try:
                 call()
-            except Exception:  # a detector that can't start must not take the others down
+            except _STRANGERS_ERRORS:  # a detector that can't start must not take the others down
                 log.exception("plugin %s: %s failed", name, hook)
 
     def _calls(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:

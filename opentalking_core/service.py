@@ -35,7 +35,7 @@ from .store import MANIFEST, ChangeStamp, PresignedURLs
 from .workers import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -111,11 +111,12 @@ class AvatarService:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._catalog.stop()
-        await self._workers.close()
-        if self._connected:
-            await self._store.__aexit__(None, None, None)
-        self._host.shutdown()
+        async with contextlib.AsyncExitStack() as stack:  # whatever one of them raises, the others are ended
+            stack.callback(self._host.shutdown)
+            if self._connected:
+                stack.push_async_callback(self._store.__aexit__, None, None, None)
+            stack.push_async_callback(self._workers.close)
+            stack.push_async_callback(self._catalog.stop)
 
     async def _connect(self) -> None:
         if self._connected:
@@ -190,29 +191,34 @@ class AvatarService:
 
         Raises:
             NotFound: no such avatar, or its preview is missing or no picture.
-            StoreUnavailable: try again.
+            StoreUnavailable, Overloaded: try again.
         """
         cached = self.cached_preview(avatar_id)
         async with contextlib.nullcontext(cached) if cached else self.preview(avatar_id) as preview:
             info = preview.info
             key = (avatar_id, info.etag, width, image_format)
-            try:
-                thumbnail = self._thumbnails[key]
-            except KeyError:
-                if info.size > _LARGEST_THUMBNAILED:
-                    raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of") from None
-                data = preview.data if isinstance(preview, CachedFile) else await preview.read()
-                async with self._previews:
-                    try:
-                        thumbnail = await self._workers.run_twice(make_thumbnail, data, width, image_format)
-                    except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
-                        raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
-                with contextlib.suppress(ValueError):  # it alone is larger than the cache
-                    self._thumbnails[key] = thumbnail
+            async with contextlib.nullcontext() if key in self._thumbnails else self._previews:
+                if key in self._thumbnails:  # others may have made it meanwhile
+                    thumbnail = self._thumbnails[key]
+                else:
+                    thumbnail = await self._make_thumbnail(avatar_id, preview, width, image_format)
+                    with contextlib.suppress(ValueError):  # it alone is larger than the cache
+                        self._thumbnails[key] = thumbnail
         if thumbnail is None:
             return None
         info = dataclasses.replace(info, size=len(thumbnail), etag=f"{info.etag}-{width}{image_format.lower()}")
         return CachedFile(info, thumbnail, 0.0, None)
+
+    async def _make_thumbnail(
+        self, avatar_id: str, preview: StoredFile, width: int, image_format: Literal["PNG", "WEBP"]
+    ) -> bytes | None:
+        if preview.info.size > _LARGEST_THUMBNAILED:
+            raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of")
+        data = preview.data if isinstance(preview, CachedFile) else await preview.read()
+        try:
+            return await self._workers.run_twice(make_thumbnail, data, width, image_format)
+        except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
+            raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
 
     async def create(self, name: str, base_avatar_id: str, image: bytes) -> AvatarSummary:
         """Make a new avatar from a portrait: driven like the base, with its mouth located.
@@ -225,7 +231,7 @@ class AvatarService:
         Raises:
             InvalidRequest: a blank or overlong name, a base that can't be one, a picture that can't be read.
             NotFound: there is no such base.
-            StoreFull, StoreUnavailable: nothing was written.
+            StoreFull, StoreUnavailable, Overloaded: nothing was written.
         """
         name = _checked_name(name)
         base = await self._base_manifest(base_avatar_id)
@@ -264,13 +270,14 @@ class AvatarService:
 
         Raises:
             InvalidRequest: a picture that can't be read.
+            Overloaded: try again.
         """
         async with self._portraits:
             size, mouth = await self._look_at(image, measure_size)
         return await self._report(size, mouth)
 
     async def _look_at(self, image: bytes, prepare: Callable[[NDArray[np.uint8]], T]) -> tuple[T, DetectedMouth | None]:
-        """Prepare an uploaded portrait, and locate its mouth at the same time."""
+        """Prepare an uploaded portrait, and locate its mouth."""
         limits = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
         try:
             return await self._detectors.look_at(image, *limits, prepare)
@@ -283,7 +290,8 @@ class AvatarService:
         if mouth is not None:
             report = check_portrait(size, mouth.landmarks, mouth.quality)
             return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
-        if any(detector["ok"] for detector in await self._detector_health()):
+        reported = await asyncio.to_thread(self._host.problems)
+        if any(detector["ok"] for detector in self._detector_health(reported)):
             return check_portrait(size, None, None)
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."
         return check_portrait(size, None, None, not_found=reason)
@@ -307,7 +315,11 @@ class AvatarService:
             NotDeletable: it is built in or hidden.
             StoreUnavailable: it is still there.
         """
-        manifest = await self._manifest(avatar_id)
+        try:
+            manifest = await self._manifest(avatar_id)
+        except NotFound:  # somebody else may have deleted it
+            self._files.forget(avatar_id)
+            raise
         if manifest.is_hidden:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
         if not manifest.is_custom:
@@ -316,6 +328,7 @@ class AvatarService:
             with self._catalog.own_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # somebody else was faster
+            self._files.forget(avatar_id)
             self._catalog.note_deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
         self._files.forget(avatar_id)
@@ -329,8 +342,9 @@ class AvatarService:
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
-        shortcomings = "; ".join(self._host.problems().get(self._store_plugin.name, []))
-        detectors = await self._detector_health()
+        reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
+        shortcomings = "; ".join(reported.get(self._store_plugin.name, []))
+        detectors = self._detector_health(reported)
         works = not (store_problem or shortcomings) and any(detector["ok"] for detector in detectors)
         return {
             "status": "unavailable" if store_problem else "ok" if works else "degraded",
@@ -345,8 +359,8 @@ class AvatarService:
             "detectors": detectors,
         }
 
-    async def _detector_health(self) -> list[DetectorHealth]:
-        reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
+    def _detector_health(self, reported: Mapping[str, Sequence[str]]) -> list[DetectorHealth]:
+        """Whether each detector works: what the plugins have `reported`, by name, and how their last calls went."""
         detectors: list[DetectorHealth] = []
         for info in self._host.detectors():
             problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -419,9 +422,29 @@ class Failing:
         raise RuntimeError("cannot fetch")
 
 
+class Exiting:
+    """As one does that was written as a program: SystemExit is no Exception."""
+
+    @hookimpl
+    def startup(self) -> None:
+        sys.exit("no licence")
+
+    @hookimpl
+    def shutdown(self) -> None:
+        sys.exit("no licence")
+
+    @hookimpl
+    def report_problems(self) -> list[str]:
+        sys.exit("no licence")
+
+    @hookimpl
+    def fetch_models(self) -> list[Path]:
+        sys.exit("no licence")
+
+
 def test_startup_and_shutdown_are_called_once_and_survive_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     living = Living()
-    fresh = host().register(Failing(), "a_failing").register(living, "b").register(Failing(), "c_failing")
+    fresh = host().register(Failing(), "a_failing").register(living, "b").register(Exiting(), "c_failing")
     fresh.shutdown()
     assert living.calls == [], "what never started need not end"
     for _ in range(2):
@@ -442,7 +465,8 @@ class Troubled:
 
 def test_problems_are_told_by_plugin() -> None:
     fresh = host().register(Troubled(), "troubled").register(Failing(), "failing").register(FakeMouth(), "well")
-    problems = fresh.problems()
+    problems = fresh.register(Exiting(), "exiting").problems()
+    assert "no licence" in problems["exiting"][0]
     assert problems["troubled"] == ["the model file is missing: run `models fetch`"]
     assert "cannot tell" in problems["failing"][0]
     assert "well" not in problems
@@ -459,13 +483,43 @@ def test_health_shows_what_a_detector_reports_of_itself(store_url: str) -> None:
     assert "models fetch" in detector["problem"]
 
 
+class Slow:
+    """Its report takes its time, as one does that looks at files on a network."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.may_answer = threading.Event()
+
+    @hookimpl
+    def report_problems(self) -> list[str]:
+        self.asked += 1
+        self.may_answer.wait(20)
+        return []
+
+
+def test_a_slow_report_is_waited_for_by_health_alone(store_url: str) -> None:
+    slow = Slow()
+    with running_service(store_url, plugins={"slow": slow}) as service, ThreadPoolExecutor(1) as other:
+        health = other.submit(service.get, "/health")
+        while not slow.asked:
+            time.sleep(0.01)
+        try:
+            assert service.get("/avatars", timeout=10).status_code == 200
+        finally:
+            slow.may_answer.set()
+        assert health.result().status_code == 200
+        assert slow.asked == 1
+
+
 def test_one_plugin_that_cannot_fetch_does_not_stop_another() -> None:
     class Fetching:
         @hookimpl
         def fetch_models(self) -> list[Path]:
             return [Path("model.task")]
 
-    results = dict(host().register(Failing(), "failing").register(Fetching(), "fetching").fetch_models())
+    plugins = host().register(Exiting(), "exiting").register(Failing(), "failing").register(Fetching(), "fetching")
+    results = dict(plugins.fetch_models())
+    assert "no licence" in str(results["exiting"])
     assert results["fetching"] == [Path("model.task")]
     assert "cannot fetch" in str(results["failing"])
 
