@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import multiprocessing.util
+import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, Overloaded
 from .host import PluginChoice, PluginHost
 from .portrait import decode_portrait
 from .portrait_checks import measure_face
@@ -64,7 +65,9 @@ class _Look(NamedTuple, Generic[T]):
 
 
 class DetectorChain:
-    """Asks the host's detectors in order. Whatever one does wrong is logged and counts as «no mouth found».
+    """Prepares pictures, and asks the host's detectors in order where the mouth is.
+
+    Whatever a detector does wrong is logged and counts as «no mouth found».
 
     Args:
         host: whose detectors to ask.
@@ -79,7 +82,7 @@ class DetectorChain:
         self._pool = pool
         #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
         self.failures: dict[str, str] = {}
-        self._looks = 0  # that are waited for
+        self._running = 0  # calls that look for a mouth
 
     async def look_at(
         self, data: bytes, max_width: int, max_height: int, prepare: Callable[[Pixels], T]
@@ -102,6 +105,7 @@ class DetectorChain:
         Raises:
             InvalidRequest: the picture can't be decoded.
             WorkerCrashed, TimeoutError: it can't be decoded or prepared, and takes a worker along.
+            Overloaded: there are no workers at the moment.
         """
         picture = data, max_width, max_height
         prepared: T | None = None
@@ -120,26 +124,28 @@ class DetectorChain:
         return prepared, mouth
 
     async def _prepare(self, picture: Picture, prepare: Callable[[Pixels], T]) -> T:
-        prepared, seconds = await self._pool.run_twice(_prepare, picture, prepare)
+        prepared, seconds = await self._pool.run_twice(_decode_and_prepare, picture, prepare)
         self._metrics.stages_took(seconds)
         return prepared
 
     async def _look(self, info: PluginInfo, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
-        self._looks += 1
+        self._running += 1
+        # A detector and an encoder that share a core take more time than one after the other.
+        at_once = 2 * self._running <= (self._pool.workers or os.cpu_count() or 1)
         try:
             if self._pool.in_threads or self._needs_thread(info):
-                return await self._pool.run_in_thread(_look, self._host, info.name, picture, prepare, at_once=True)
-            # A detector and an encoder that share a core take more time than one after the other.
-            at_once = 2 * self._looks <= self._pool.workers
+                return await self._pool.run_in_thread(
+                    _decode_and_look, self._host, info.name, picture, prepare, at_once
+                )
             return await self._pool.run(_look_in_worker, self._host.choice, info.name, picture, prepare, at_once)
-        except InvalidRequest:
+        except (InvalidRequest, Overloaded):
             raise
         except Exception as error:  # the detector's fault, its plugin's, or the picture's? Then so does this.
             prepared = await self._prepare(picture, prepare) if prepare else None
             details = "" if isinstance(error, WorkerCrashed | TimeoutError) else _last_traceback()
             return _Look(prepared, None, f"{type(error).__name__}: {error}", details, {})
         finally:
-            self._looks -= 1
+            self._running -= 1
 
     def _needs_thread(self, info: PluginInfo) -> bool:
         return info.origin == "registered" and not self._pool.in_threads
@@ -150,21 +156,19 @@ class DetectorChain:
         self._metrics.detections.labels(info.name, outcome).inc()
         if look.failure:
             self.failures[info.name] = look.failure
-            log.warning(
-                "mouth detector %s failed; its picture counts as one without a mouth: %s%s",
-                *(info, look.failure, look.traceback),
-            )
+            message = "mouth detector %s failed; its picture counts as one without a mouth: %s%s"
+            log.warning(message, info, look.failure, look.traceback)
         else:
             self.failures.pop(info.name, None)
 
 
-def _prepare(picture: Picture, prepare: Callable[[Pixels], T]) -> tuple[T, dict[str, float]]:
+def _decode_and_prepare(picture: Picture, prepare: Callable[[Pixels], T]) -> tuple[T, dict[str, float]]:
     seconds: dict[str, float] = {}
     pixels = _timed(seconds, "decode", decode_portrait, *picture)
     return _timed(seconds, "encode", prepare, pixels), seconds
 
 
-def _look(
+def _decode_and_look(
     host: PluginHost, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
 ) -> _Look[T]:
     seconds: dict[str, float] = {}
@@ -182,7 +186,7 @@ def _look(
 def _look_in_worker(
     choice: PluginChoice, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
 ) -> _Look[T]:
-    return _look(_worker_host(choice), detector, picture, prepare, at_once)
+    return _decode_and_look(_worker_host(choice), detector, picture, prepare, at_once)
 
 
 def _ask(

@@ -71,7 +71,10 @@ class Settings(BaseSettings):
         default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
     )
     portrait_time_limit: float = Field(
-        default=20.0, gt=0, le=3600, description="Seconds that decoding a portrait, or one detector, may take."
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a portrait may take: to decode and encode it while a detector looks.",
     )
 
     @field_validator("cors_origins", "plugins", "disable_plugins", "detectors", mode="before")

@@ -15,6 +15,7 @@ from opentalking_core.testing.running import running_service
 
 from .asking import ask, let_tags_settle, wait_for
 from .hostile_pictures import PNG, bomb, chunk, ihdr, png
+from .watched_store import WatchedStore, serve, wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -320,3 +321,15 @@ def test_many_who_ask_at_once_all_get_it(store_url: str, put_bundle: PutBundle) 
     with running_service(store_url, cache_mb=1) as service, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda width: ask(service, f"{PREVIEW}?width={width}"), widths))
     assert [opened(answer).width for answer in answers] == widths
+
+
+def test_of_those_who_ask_at_once_few_read_a_large_preview() -> None:
+    """One that isn't kept in memory, as they would all hold a copy; who comes later finds the thumbnail there."""
+    store = WatchedStore()
+    store.put("anna", files={"preview.png": noise(300, 300)})
+    with serve(store, cache_mb=1) as service, ThreadPoolExecutor(6) as clients:
+        with store.holding("read anna/preview.png"):
+            answers = [clients.submit(ask, service, f"{PREVIEW}?width=64") for _ in range(6)]
+            wait_until(lambda: store.opened.count("anna/preview.png") == 6)
+        assert {opened(answer.result()).size for answer in answers} == {(64, 64)}
+    assert store.read.count("anna/preview.png") == 2, "as many as may make thumbnails at once"

@@ -88,8 +88,8 @@ def store() -> StampedStore:
 
 
 @pytest.fixture(autouse=True)
-def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """That detections wait shall not keep others from running, however few cores there are."""
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector and the encoder work at the same time only if there are cores to spare."""
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
 

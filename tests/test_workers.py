@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -15,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pebble
 import pytest
 
+from opentalking_core.errors import Overloaded
 from opentalking_core.testing.running import running_service
 from opentalking_core.workers import MEMORY_PER_WORKER, WorkerCrashed, WorkerPool
 
@@ -64,7 +68,6 @@ def test_idle_workers_that_are_killed_are_replaced() -> None:
                 before = await worker_pids(pool)
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
-                await asyncio.sleep(0.4)  # until the pool has noticed: a call that comes sooner may fail, too
                 assert not before & await worker_pids(pool)
 
     asyncio.run(main())
@@ -85,20 +88,66 @@ def test_a_worker_killed_at_work_costs_its_call_alone() -> None:
     asyncio.run(main())
 
 
-def test_a_pool_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it does when a worker dies with the pool's lock: the call counts as crashed, so it is worth another try."""
+def test_a_pool_that_hangs_is_replaced_and_its_calls_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does if a worker dies with its lock."""
 
     async def main() -> None:
         async with worker_pool(time_limit=10) as pool:
-            for pid in await worker_pids(pool):
+            stopped = await worker_pids(pool)
+            for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
-            monkeypatch.setattr("opentalking_core.workers._PATIENCE", 0.1)
-            with pytest.raises(WorkerCrashed, match="hang"):
-                await pool.run(os.getpid)
-            monkeypatch.undo()
-            assert await pool.run_twice(os.getpid)
+            monkeypatch.setattr("opentalking_core.workers._PATIENCE", 0.5)
+            assert not stopped & await worker_pids(pool)
 
     asyncio.run(main())
+
+
+def test_workers_that_cannot_be_started_are_told_from_a_bad_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def schedule(*args: object, **kwargs: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def main() -> None:
+        async with worker_pool() as pool:
+            with monkeypatch.context() as patched:
+                patched.setattr(pebble.ProcessPool, "schedule", schedule)
+                with pytest.raises(Overloaded, match="temporarily unavailable"):
+                    await pool.run(os.getpid)
+            assert await pool.run(os.getpid)
+        with pytest.raises(Overloaded, match="ending"):
+            await pool.run(os.getpid)
+
+    asyncio.run(main())
+
+
+def _leave_note(file: Path, seconds: float) -> None:
+    multiprocessing.util.Finalize(None, file.touch, exitpriority=10)
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("amid_a_call", [False, True])
+def test_a_workers_finalizers_are_run_but_not_amid_a_call(tmp_path: Path, amid_a_call: bool) -> None:
+    async def main() -> None:
+        async with worker_pool(1, time_limit=1) as pool:
+            with pytest.raises(TimeoutError) if amid_a_call else contextlib.nullcontext():
+                await pool.run(_leave_note, tmp_path / "note", 30 if amid_a_call else 0)
+
+    asyncio.run(main())
+    assert (tmp_path / "note").exists() is not amid_a_call
+
+
+def test_threads_that_hang_keep_no_other_call_from_running() -> None:
+    ended = threading.Event()
+
+    async def main() -> None:
+        async with worker_pool(0, time_limit=0.3) as pool:
+            hanging = [pool.run(ended.wait) for _ in range(2 * (os.cpu_count() or 1) + 1)]
+            assert {type(error) for error in await asyncio.gather(*hanging, return_exceptions=True)} == {TimeoutError}
+            assert await pool.run(os.getpid) == os.getpid()
+
+    try:
+        asyncio.run(main())
+    finally:
+        ended.set()
 
 
 def test_memory_is_bounded_and_a_full_worker_replaced() -> None:
