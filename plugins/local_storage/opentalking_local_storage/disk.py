@@ -277,8 +277,10 @@ def _flush(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
-        if sys.platform == "linux" and os.fstat(fd).st_size > _KEPT_IN_CACHE:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        status = os.fstat(fd)
+        if sys.platform == "linux" and stat.S_ISREG(status.st_mode) and status.st_size > _KEPT_IN_CACHE:
+            with suppress(OSError):  # it is but advice
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
         if error.errno != errno.EINVAL or not path.is_dir():  # some file systems don't flush folders
             raise
