@@ -26,9 +26,6 @@ _ACTIONS: dict[tuple[str, str], Action] = {
 #: Routes that tell nothing about avatars: a load balancer's question, the pages and what they are made of.
 OPEN_ROUTES = frozenset({"/", "/gallery/{name}", "/docs", "/docs.css", "/openapi.json", "/health", "/healthz"})
 
-#: Headers that pages of other web origins may read, beside those that every page may.
-READABLE_ELSEWHERE = "ETag, Link, X-Total-Count, X-Request-ID, Retry-After"
-
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = 'Bearer realm="opentalking"'
 
@@ -82,23 +79,3 @@ def _avatar_id(req: Request, params: dict[str, Any]) -> str | None:
         return str(params["avatar_id"])
     last = req.path.rpartition("/")[2]  # "custom" and "check" are routes, and ids
     return last if last in ("custom", "check") and req.method != "POST" else None
-
-
-class VaryByOrigin:
-    """Falcon middleware beside `falcon.CORSMiddleware`: tells caches that an answer is for the asking origin only."""
-
-    async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
-        """Add to what the answer depends on."""
-        resp.append_header("Vary", "Origin")
-
-
-class NoSniff:
-    """Falcon middleware: no browser is to take an answer for anything but what its Content-Type says.
-
-    That is all that JSON and pictures need; a page adds a Content-Security-Policy of its own. Each header costs a
-    hundredth of the throughput.
-    """
-
-    async def process_request(self, req: Request, resp: Response) -> None:
-        """Set it before anything else, so that it is on errors, too."""
-        resp.set_header("X-Content-Type-Options", "nosniff")

@@ -12,11 +12,12 @@ import falcon.asgi
 from ..host import PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import READABLE_ELSEWHERE, Access, NoSniff, VaryByOrigin
+from .access import Access
 from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
 from .docs import add_docs
 from .errors import add_error_handlers
 from .gallery import add_gallery
+from .headers import READABLE_ELSEWHERE, NoSniff, VaryByOrigin
 from .observability import MetricsPage, Observability
 from .replay import Replay
 
