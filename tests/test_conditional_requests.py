@@ -9,11 +9,13 @@ import json
 import random
 import re
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
 
+from opentalking_core import catalog
 from opentalking_core.testing.running import running_service
 
 from .asking import Answer, ask, let_tags_settle, wait_for
@@ -373,6 +375,28 @@ def test_a_compressed_list_is_never_an_old_one(
         assert gzip.decompress(compressed.body) == plain.body
         assert (b'"zoe"' in plain.body) == (change is put_bundle)
         assert (compressed.headers["etag"] == before.headers["etag"]) == (change is delete_bundle)
+
+
+@pytest.mark.usefixtures("crowd")
+def test_a_compressed_list_is_as_old_as_the_plain_one(
+    service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is again what it was: somebody may have nothing but the date of what it was meanwhile."""
+    clock = SimpleNamespace(monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(catalog, "time", clock)
+    before = plain_and_gzipped(service)
+    clock.time = lambda: 4_100_000_000.0
+    put_bundle("zoe")
+    meanwhile = ask(service, LIST)
+    assert b'"zoe"' in meanwhile.body
+    clock.time = lambda: 4_200_000_000.0
+    delete_bundle("zoe")
+    ask(service, LIST)  # where a store can't tell of changes, this waits for a scan
+    plain, compressed = plain_and_gzipped(service)
+    assert (plain.body, compressed.body) == (before[0].body, before[1].body)
+    assert compressed.headers["last-modified"] == plain.headers["last-modified"]
+    since = {"If-Modified-Since": meanwhile.headers["last-modified"]}
+    assert ask(service, LIST, since).status == ask(service, LIST, {**GZIP, **since}).status == 200
 
 
 # -- other web origins

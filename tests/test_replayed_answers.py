@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import gzip
@@ -11,8 +12,10 @@ import json
 import logging
 import random
 import socket
+import threading
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -454,6 +457,37 @@ def test_lists_are_not_kept_by_answers(
             for query in ("", "?first"):
                 assert size(connect(service), LIST + query) > 200_000
         assert grown() < 6 * 200_000 / 2
+
+
+@pytest.mark.usefixtures("anna")
+def test_a_list_is_compressed_once_for_all(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests at the same time, in words of their own: the answers that are kept to them are one body."""
+    compress, arrive = gzip.compress, replay.Replay.answer
+    compressed: list[bytes] = []
+    arrived = 0
+    all_arrived = threading.Event()
+
+    def compress_when_all_have_arrived(*data: Any, **options: Any) -> bytes:
+        all_arrived.wait(30)
+        compressed.append(compress(*data, **options))
+        return compressed[-1]
+
+    async def note_arrival(*request: Any) -> bool:
+        nonlocal arrived
+        arrived += 1
+        if arrived == 8:
+            asyncio.get_running_loop().call_later(0.05, all_arrived.set)
+        return await arrive(*request)
+
+    def ask_for_it(n: int) -> Answer:
+        return ask(service, LIST, {"Accept-Encoding": f"gzip;q=0.{n}"})
+
+    ask(service, LIST)
+    monkeypatch.setattr(gzip, "compress", compress_when_all_have_arrived)
+    monkeypatch.setattr(replay.Replay, "answer", note_arrival)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask_for_it, range(1, 9)))
+    assert [answer.body for answer in answers] == compressed * 8
 
 
 def pipeline(service: httpx.Client, heads: Iterable[bytes]) -> None:

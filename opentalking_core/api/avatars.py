@@ -41,7 +41,8 @@ class AvatarList:
 
     def __init__(self, service: AvatarService) -> None:
         self._service = service
-        self._gzipped = Listing(b"", "", 0.0)
+        self._compressing = asyncio.Lock()
+        self._gzipped = ("", b"")  # the last list's entity tag, and its body compressed
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the avatars that are not hidden: all of them, or the page that the query asks for."""
@@ -62,12 +63,12 @@ class AvatarList:
     on_head = on_get
 
     async def _compressed(self, listing: Listing) -> Listing:
-        etag = listing.etag + "-gzip"  # a strong tag is of these very bytes
-        if self._gzipped.etag != etag:
-            body = await asyncio.to_thread(gzip.compress, listing.body, 6, mtime=0)
-            self._gzipped = Listing(body, etag, listing.modified)
-            return Listing(body, etag, listing.modified)
-        return self._gzipped
+        async with self._compressing:
+            etag, body = self._gzipped
+            if etag != listing.etag:  # no other request has compressed it meanwhile
+                body = await asyncio.to_thread(gzip.compress, listing.body, 6, mtime=0)
+                self._gzipped = listing.etag, body
+        return Listing(body, listing.etag + "-gzip", listing.modified)  # a strong tag is of these very bytes
 
     async def _get_page(self, req: Request, resp: Response) -> None:
         query = ListingQuery(

@@ -102,12 +102,15 @@ class Replay:
     def _record(self, scope: Scope, start: Message, body: Message) -> None:
         key, _ = _key(scope)
         decisive = key[1]
+        # Headers that are repeated or very long: ordinary clients don't send them, and keys made of them take memory.
         if len(decisive) > len(_DECISIVE) or sum(len(value) for _, value in decisive) > _LONGEST_HEADERS:
             return
         made_of, current, route = scope[_SOURCE]
         source = made_of()
+        # The part of a file that a 206 has is a copy, which takes memory, and errors are rare. A source that is gone
+        # was replaced while the answer was made.
         if start["status"] not in (200, 304) or source is None:
-            return  # the part of a file that a 206 has is a copy
+            return
         if len(self._answers) >= _MOST_ANSWERS:
             self._answers.clear()
         gone = weakref.ref(source, lambda _: self._answers.pop(key, None))
