@@ -11,6 +11,7 @@ import logging
 import time
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from .errors import InvalidManifest, NotFound, StoreUnavailable
@@ -102,6 +103,9 @@ class _Entry:
     problem: str = ""  # why its manifest could not be read
 
 
+_ID = attrgetter("summary.id")  # of an entry
+
+
 async def read_manifest(store: BundleStore, avatar_id: str) -> AvatarManifest:
     """A bundle's manifest. Raises NotFound, InvalidManifest, StoreUnavailable."""
     async with store.open(avatar_id, MANIFEST) as file:
@@ -115,7 +119,8 @@ class AvatarCatalog:
 
     A store that has a `change_stamp` is asked for it by each request, so that added and removed bundles are seen at
     once; all else (edited manifests, other stores) shows after the next periodic scan. A scan reads only manifests
-    whose version has changed. While the store can't be reached, the last known list is served.
+    whose version has changed. While the store can't be reached, or not one manifest can be read, the last known list is
+    served.
 
     Args:
         store: where the bundles are; entered before `start`.
@@ -133,6 +138,7 @@ class AvatarCatalog:
         )
         self._entries: dict[str, _Entry] = {}
         self._order: list[str] | None = []  # the listed ids, sorted; None: to be sorted
+        self._listed: list[_Entry] | None = None  # in that order; None: to be built
         self._listing: Listing | None = None  # None: to be built
         self._edits = 0
         self._building = asyncio.Lock()
@@ -148,7 +154,7 @@ class AvatarCatalog:
         self._own_changes: set[str] = set()  # created or deleted here since the last scan began, which may not know it
         self._periodic: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
-        #: every bundle has been read once
+        #: a scan has succeeded: but for broken ones, every bundle has been read once
         self.is_complete = False
         #: why the last scan failed; None if it didn't
         self.problem: str | None = None
@@ -182,10 +188,8 @@ class AvatarCatalog:
         """A part of the list. Raises StoreUnavailable if the store could never be read."""
         if self._may_have_changed():
             await self._freshen()
-        entries = map(self._entries.__getitem__, self._sorted())
-        listed = [(entry.summary, entry.encoded) for entry in entries if entry.summary]
         # In a thread, because looking through 100,000 names takes tens of milliseconds.
-        return await asyncio.to_thread(_page, listed, query, self._modified)
+        return await asyncio.to_thread(_page, self._in_order(), query, self._modified)
 
     def stamp(self) -> Hashable:
         """Differs after bundles were added or removed, if the store can tell in microseconds; else always None."""
@@ -238,7 +242,7 @@ class AvatarCatalog:
         await asyncio.wait([task], timeout=_PATIENCE)
         if self.problem and not self.is_complete:
             raise StoreUnavailable(self.problem)
-        if not (self.is_complete or self._entries):
+        if not self.is_complete and not any(entry.summary for entry in self._entries.values()):
             raise StoreUnavailable("the avatars are being read for the first time; try again", retry_after=1)
 
     async def _refresh_after(self, asked: float) -> None:
@@ -279,19 +283,25 @@ class AvatarCatalog:
             if avatar_id not in self._own_changes:
                 self._set(avatar_id, None)
         todo = iter(changed)
+        failures: list[Exception] = []
 
         async def read_changed() -> None:
             for avatar_id, version in todo:
-                entry = await self._read(avatar_id, version)
+                entry = await self._read(avatar_id, version, failures)
                 deleted_here = avatar_id in self._own_changes and avatar_id not in self._entries
                 if not deleted_here:
                     self._set(avatar_id, entry)
 
         await asyncio.gather(*(read_changed() for _ in range(_READS)))
+        if failures and len(failures) == len(found):  # that of one is its own trouble, that of all the store's
+            first = failures[0]
+            reason = str(first) if isinstance(first, StoreUnavailable) else repr(first)
+            raise StoreUnavailable(f"not one of the manifests ({len(found)}) can be read: {reason}")
         self._seen = stamp
         self._scanned_at = started
 
-    async def _read(self, avatar_id: str, version: str) -> _Entry | None:
+    async def _read(self, avatar_id: str, version: str, failures: list[Exception]) -> _Entry | None:
+        """What is known of an avatar after reading its manifest; None: it is gone. Adds to `failures` of the store."""
         try:
             return _entry(version, await read_manifest(self._store, avatar_id), avatar_id)
         except NotFound:  # deleted since the scan
@@ -302,6 +312,7 @@ class AvatarCatalog:
                 log.warning("avatar %r is left out of the list: %s", avatar_id, error)
             return _Entry(version, None, problem=str(error))
         except Exception as error:  # a bug of the store, too: what is known of it stays, and the next scan tries again
+            failures.append(error)
             before = self._entries.get(avatar_id, _Entry(None, None))
             if not before.problem:
                 message = "the manifest of avatar %r can't be read now: %s"
@@ -317,6 +328,7 @@ class AvatarCatalog:
             self._entries.pop(avatar_id, None)
         else:
             self._entries[avatar_id] = entry
+        self._listed = None
         if self._order is not None and is_listed != was_listed:
             if is_listed:
                 insort(self._order, avatar_id)
@@ -327,16 +339,19 @@ class AvatarCatalog:
             self._edits += 1
             self._modified = time.time()
 
-    def _sorted(self) -> list[str]:
-        if self._order is None:
-            self._order = sorted(avatar_id for avatar_id, entry in self._entries.items() if entry.summary)
-        return self._order
+    def _in_order(self) -> list[_Entry]:
+        """The listed entries, by id. Threads look through this list, so it is replaced and never changed."""
+        if self._listed is None:
+            if self._order is None:
+                self._order = sorted(avatar_id for avatar_id, entry in self._entries.items() if entry.summary)
+            self._listed = list(map(self._entries.__getitem__, self._order))
+        return self._listed
 
     async def _build(self) -> Listing:
         async with self._building:
             if self._listing is not None:  # another request has built it meanwhile
                 return self._listing
-            parts = [self._entries[avatar_id].encoded for avatar_id in self._sorted()]
+            parts = [entry.encoded for entry in self._in_order()]
             edits, modified = self._edits, self._modified
             body, etag = await asyncio.to_thread(_encode_list, parts)
             listing = Listing(body, etag, modified)
@@ -353,22 +368,29 @@ def _entry(version: str | None, manifest: AvatarManifest, avatar_id: str) -> _En
     return _Entry(version, summary, text.encode())
 
 
-def _encode_list(parts: Iterable[bytes]) -> tuple[bytes, str]:
+def _encode_list(parts: Iterable[bytes], headers: str = "") -> tuple[bytes, str]:
+    """A list's body, and the entity tag of it and of what its headers say of it."""
     body = b"[" + b",".join(parts) + b"]"
-    return body, hashlib.blake2b(body, digest_size=16).hexdigest()
+    tag = hashlib.blake2b(body, digest_size=16)
+    tag.update(headers.encode())
+    return body, tag.hexdigest()
 
 
-def _page(listed: list[tuple[AvatarSummary, bytes]], query: ListingQuery, modified: float) -> ListingPage:
-    search = query.search.casefold()
-    matching = [
-        (summary, encoded)
-        for summary, encoded in listed
-        if (query.model_type is None or summary.model_type == query.model_type)
-        and (query.is_custom is None or summary.is_custom == query.is_custom)
-        and (not search or search in summary.name.casefold() or search in summary.id.casefold())
-    ]
-    start = bisect_right(matching, query.cursor, key=lambda match: match[0].id)
+def _page(listed: list[_Entry], query: ListingQuery, modified: float) -> ListingPage:
+    matching = listed
+    if query != ListingQuery(query.limit, query.cursor):
+        search = query.search.casefold()
+        matching = [
+            entry
+            for entry in listed
+            if (summary := entry.summary)
+            and (query.model_type is None or summary.model_type == query.model_type)
+            and (query.is_custom is None or summary.is_custom == query.is_custom)
+            and (not search or search in summary.name.casefold() or search in summary.id.casefold())
+        ]
+    start = bisect_right(matching, query.cursor, key=_ID)
     stop = len(matching) if query.limit is None else start + query.limit
-    body, etag = _encode_list(encoded for _, encoded in matching[start:stop])
-    next_cursor = matching[stop - 1][0].id if stop < len(matching) else None
+    next_cursor = _ID(matching[stop - 1]) if stop < len(matching) else None
+    # A 304 leaves caches with the headers that they have, so the tag is of what those say, too.
+    body, etag = _encode_list((entry.encoded for entry in matching[start:stop]), f"{len(matching)} {next_cursor or ''}")
     return ListingPage(Listing(body, etag, modified), len(matching), next_cursor)

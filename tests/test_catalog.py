@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -19,6 +20,7 @@ import pytest
 
 from opentalking_core import catalog
 from opentalking_core.errors import StoreUnavailable
+from opentalking_core.metrics import Metrics
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
@@ -248,6 +250,28 @@ def test_a_bundle_takes_less_than_two_kilobytes() -> None:
     assert 100 < (after - before) / count < 2000
 
 
+def test_a_page_takes_memory_for_itself_only() -> None:
+    """A list made anew of all avatars for each page would take the event loop's time, too."""
+    store, count = WatchedStore(), 2000
+    store.put(*(f"anna-{n}" for n in range(count)))
+
+    async def most_memory() -> int:
+        avatars = catalog.AvatarCatalog(store, NEVER, Metrics(lambda: 0, lambda: 0))
+        query = catalog.ListingQuery(limit=1, cursor="anna-1")
+        for _ in range(2):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            assert (await avatars.page(query)).total == count
+        _, most = tracemalloc.get_traced_memory()
+        return most - before
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(most_memory()) < count * 8
+    finally:
+        tracemalloc.stop()
+
+
 # -- what others change
 
 
@@ -313,10 +337,12 @@ def test_an_edit_shows(avatars: Path, replace: bool) -> None:
     with running_service(avatars.as_uri(), refresh_seconds=OFTEN) as service:
         assert service.get("/avatars").json()[0]["name"] == service.get("/avatars/anna").json()["name"] == "Anna"
         assert service.get("/avatars/anna/preview").content == b"old"
+        assert service.get("/avatars?limit=1").json() == service.get("/avatars").json()
         etag = service.get("/avatars").headers["ETag"]
         edit("manifest.json", (home / "manifest.json").read_bytes().replace(b"Anna", b"Beth"))
         edit("preview.png", b"new")
         wait_until(lambda: [avatar["name"] for avatar in service.get("/avatars").json()] == ["Beth"])
+        assert service.get("/avatars?limit=1").json() == service.get("/avatars").json()
         assert service.get("/avatars").headers["ETag"] != etag
         wait_until(lambda: service.get("/avatars/anna").json()["name"] == "Beth")
         wait_until(lambda: service.get("/avatars/anna/preview").content == b"new")
@@ -386,6 +412,90 @@ def test_a_manifest_that_cannot_be_read_now_harms_nobody(
         store.put("dora")
         store.wait_for_a_scan()
         assert ids(service) == ["anna", "ben", "carl", "dora"], "it has not changed, so nobody looks"
+
+
+TROUBLES = [StoreUnavailable("Permission denied"), ZeroDivisionError("a bug")]
+NOT_ONE = "not one of the manifests (2) can be read: "
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_if_no_manifest_can_be_read_the_scan_has_failed(store: WatchedStore, trouble: Exception) -> None:
+    """Such as those of another user: that there are no avatars would be a lie."""
+    store.put("anna", "ben")
+    store.broken["open"] = trouble
+    with serve(store, refresh_seconds=NEVER) as service:
+        for path in ("/avatars", "/avatars?limit=1"):
+            answer = service.get(path)
+            assert answer.status_code == 503
+            detail = answer.json()["detail"]
+            assert detail.startswith(NOT_ONE)
+            assert str(trouble) in detail
+            assert int(answer.headers["Retry-After"]) > 0
+        health = service.get("/health")
+        assert (health.status_code, health.json()["status"]) == (503, "unavailable")
+        assert health.json()["store"] == {
+            "plugin": "watched",
+            "url": store.url,
+            "ok": False,
+            "problem": detail,
+            "avatars": 0,
+            "stale": True,
+        }
+        store.broken.clear()
+        assert ids(service) == ["anna", "ben"], "the next request looks again"
+        health = service.get("/health")
+        assert (health.status_code, health.json()["store"]["problem"]) == (200, None)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_if_no_manifest_can_be_read_any_more_the_last_known_list_is_served(
+    store: WatchedStore, trouble: Exception
+) -> None:
+    store.put("anna", "ben")
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert ids(service) == ["anna", "ben"]
+        before = service.get("/avatars").content
+        with store.holding("scan") as hold:
+            wait_until(lambda: hold.waiting)
+            for avatar_id in ("anna", "ben"):
+                store.take(avatar_id)
+                store.put(avatar_id, name="New")
+            store.broken["open"] = trouble
+        wait_until(lambda: service.get("/health").status_code == 503)
+        health = service.get("/health").json()["store"]
+        assert health["problem"].startswith(NOT_ONE)
+        assert (health["avatars"], health["stale"]) == (2, True)
+        assert service.get("/avatars").content == before
+        store.broken.clear()
+        wait_until(lambda: [avatar["name"] for avatar in service.get("/avatars").json()] == ["New", "New"])
+        assert service.get("/health").status_code == 200
+
+
+def test_broken_manifests_alone_are_no_trouble_of_the_store(store: WatchedStore) -> None:
+    store.put("anna", "ben", fps="broken")
+    store.put("carl")
+    store.broken["open carl/manifest.json"] = StoreUnavailable("the disk has a bad block")
+    with serve(store, refresh_seconds=OFTEN) as service:
+        assert ids(service) == []
+        assert service.get("/health").status_code == 200
+
+
+def test_before_a_manifest_could_be_read_there_is_no_list(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    store.put("anna", "ben", "carl")
+    store.broken["open anna/manifest.json"] = StoreUnavailable("the disk has a bad block")
+    with (
+        store.holding("open ben/manifest.json"),
+        store.holding("open carl/manifest.json") as hold,
+        serve(store, refresh_seconds=NEVER) as service,
+    ):
+        wait_until(lambda: hold.waiting)
+        answer = service.get("/avatars")
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert "first time" in answer.json()["detail"]
+        hold.is_over = True
+        wait_until(lambda: service.get("/avatars").status_code == 200)
+        assert ids(service) == ["carl"]
 
 
 def test_a_bundle_that_vanishes_during_a_scan_is_not_listed(store: WatchedStore) -> None:
