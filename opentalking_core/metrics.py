@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from bisect import bisect_left
+from http import HTTPMethod
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -31,8 +32,10 @@ class RequestTimes(Collector):
         key = method, route, status
         counts = self._counts.get(key)
         if counts is None:
-            counts = self._counts[key] = [0] * (len(_SECONDS) + 1)
-            self._sums[key] = 0.0
+            if method not in HTTPMethod.__members__:  # whoever makes one up makes no series of it, which stay for ever
+                key = "other", route, status
+            counts = self._counts.setdefault(key, [0] * (len(_SECONDS) + 1))
+            self._sums.setdefault(key, 0.0)
         counts[bisect_left(_SECONDS, seconds)] += 1
         self._sums[key] += seconds
 
@@ -64,7 +67,7 @@ class Metrics:
         self.registry.register(self.requests)
         self._stages = Histogram(
             "opentalking_upload_stage_seconds",
-            "Stages of an upload: receive, decode, encode and detect (at the same time), store.",
+            "Stages of an upload: receive, decode, encode and detect (at the same time if cores are spare), store.",
             ("stage",),
             buckets=_SECONDS,
             registry=self.registry,

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from falcon.testing import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from opentalking_core import errors
+from opentalking_core.api import create_app, observability
 from opentalking_core.api.observability import target
 from opentalking_core.hookspecs import hookimpl
+from opentalking_core.host import PluginChoice, PluginHost
 from opentalking_core.memory_store import MemoryStore
+from opentalking_core.settings import Settings
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
-from opentalking_core.testing.running import running_service
+from opentalking_core.testing.running import installed_detectors, running_service
 
 from .asking import ask, let_tags_settle, wait_for
 from .soak.server import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import httpx
@@ -275,6 +283,25 @@ def test_strangers_cannot_make_up_series(service: httpx.Client) -> None:
         assert f'method="{method}"' not in service.get("/metrics").text
 
 
+def test_made_up_methods_are_one_series() -> None:
+    """uvicorn refuses them, another server need not."""
+    host = PluginHost(PluginChoice(disabled=installed_detectors())).load()
+    app = create_app(Settings(avatars_dir="memory://methods", portrait_workers=0), host)
+
+    async def ask_in_many_ways() -> Any:
+        async with TestClient(app) as client:
+            for method in ("PROPFIND", "BREW", *(f"X-{n}" for n in range(50)), "PATCH", "TRACE"):
+                for path in ("/avatars", "/nowhere"):
+                    assert (await client.simulate_request(method, path)).status_code in (400, 404, 405)
+            answer = await client.simulate_get("/metrics")
+        return answer.text
+
+    page = asyncio.run(ask_in_many_ways())
+    assert set(re.findall('method="(.*?)"', page)) == {"PATCH", "TRACE", "other"}
+    counted = re.findall(r'^opentalking_request_seconds_count{method="other",.*} (.*)$', page, re.MULTILINE)
+    assert sum(map(float, counted)) == 2 * 52
+
+
 def test_the_stages_of_uploads_are_counted(service: httpx.Client, post_portrait: PostPortrait, portrait: bytes) -> None:
     assert stages(service) == {}
     assert post_portrait().status_code == 200
@@ -407,6 +434,57 @@ def test_without_the_setting_there_are_no_lines(service: httpx.Client, caplog: p
     for _ in range(3):
         assert ask(service, "/avatars").status == 200
     assert not [record for record in caplog.records if record.name == "opentalking_core.access"]
+
+
+class SlowReader(logging.Handler):
+    """Takes as many lines as it is allowed to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_one = threading.Event()
+        self.may_take = threading.Semaphore(0)
+        self.taken: list[logging.LogRecord] = []
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.has_one.set()
+        self.may_take.acquire()
+        self.taken.append(record)
+        return True
+
+
+@pytest.fixture
+def slow_reader(caplog: pytest.LogCaptureFixture) -> Iterator[SlowReader]:
+    """Of the access log."""
+    caplog.set_level(logging.INFO, "opentalking_core.access")
+    logger, reader = logging.getLogger("opentalking_core.access"), SlowReader()
+    logger.addHandler(reader)
+    yield reader
+    logger.removeHandler(reader)
+    reader.may_take.release(1000)
+
+
+def test_lines_that_nobody_reads_do_not_fill_the_memory(
+    store_url: str, slow_reader: SlowReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observability, "_MOST_LINES", 20)
+    with running_service(store_url, access_log=True) as service:
+        ask(service, "/avatars")
+        wait_for(slow_reader.has_one.is_set)
+        for _ in range(49):
+            assert ask(service, "/avatars").status == 200
+        for n in range(5):  # there is a little room each time
+            slow_reader.may_take.release()
+            wait_for(lambda: len(slow_reader.taken) > n)  # noqa: B023
+            ask(service, "/avatars")
+        slow_reader.may_take.release(1000)
+        wait_for(lambda: len(slow_reader.taken) == 21)
+        ask(service, "/avatars", {"X-Request-ID": "afterwards"})
+        wait_for(lambda: len(slow_reader.taken) == 23)
+    *lines, gap, afterwards = slow_reader.taken
+    assert {line.levelname for line in lines} == {"INFO"}
+    assert gap.levelname == "WARNING"
+    assert gap.getMessage().startswith("34 requests have no line here")
+    assert afterwards.__dict__["request_id"] == "afterwards"
 
 
 #: Line ends, escape codes of terminals, what turns text around: none of it may reach a log as it is.

@@ -29,6 +29,9 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
+#: So many lines of the access log wait at most: whoever reads stderr may be slow, or have stopped.
+_MOST_LINES = 10_000
+
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could forge a line of a log
 
 
@@ -60,10 +63,7 @@ class Observability:
         self._requests = metrics.requests
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        # Lines are written by a thread of their own, so that no answer waits for a terminal or a pipe.
-        self._lines: SimpleQueue[dict[str, Any]] | None = SimpleQueue() if log_requests else None
-        if self._lines is not None:
-            threading.Thread(target=_write_lines, args=[self._lines], name="access-log", daemon=True).start()
+        self._lines = _Lines() if log_requests else None
 
     async def process_request(self, req: Request, resp: Response) -> None:
         """Note the time, and give the request its id."""
@@ -118,7 +118,30 @@ class MetricsPage:
     on_head = on_get
 
 
-def _write_lines(lines: SimpleQueue[dict[str, Any]]) -> None:
-    while True:
-        line = lines.get()
-        access_log.info("%(method)s %(path)s %(status)s %(milliseconds)s ms", line, extra=line)
+class _Lines:
+    """The access log, written by a thread of its own, so that no answer waits for a terminal or a pipe."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[dict[str, Any] | int] = SimpleQueue()
+        self._left_out = 0
+        threading.Thread(target=self._write, name="access-log", daemon=True).start()
+
+    def put(self, line: dict[str, Any]) -> None:
+        """Have a line written, or left out where too many wait. Called on the event loop."""
+        # Once lines are left out, half of the places have to become free: if one were enough, then as long as too many
+        # come there would be a gap, and a warning of it, around each line.
+        if self._waiting.qsize() >= (_MOST_LINES // 2 if self._left_out else _MOST_LINES):
+            self._left_out += 1
+            return
+        if self._left_out:
+            self._waiting.put(self._left_out)
+            self._left_out = 0
+        self._waiting.put(line)
+
+    def _write(self) -> None:
+        while True:
+            line = self._waiting.get()
+            if isinstance(line, int):
+                access_log.warning("%d requests have no line here: they came faster than lines could be written", line)
+            else:
+                access_log.info("%(method)s %(path)s %(status)s %(milliseconds)s ms", line, extra=line)
