@@ -1,4 +1,4 @@
-"""A bounded in-memory cache of small files (manifests, previews, thumbnails) over one bundle store."""
+"""A bounded in-memory cache of small files (manifests, previews) over one bundle store."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FileCache:
         store: where the files are.
         max_bytes: of all entries together; a file of more than a quarter of it isn't kept.
         stamp: differs after bundles were added or removed (`AvatarCatalog.stamp`).
-        trust: for so many seconds after a look at the store a file is answered without another, unless bundles were
-            added or removed: hand-edited files show that much later.
+        trust: for so many seconds after a look at the store a file is answered without another: edits by hand show that
+            much later. So do bundles that others replace or remove, unless the store has a change stamp.
         metrics: where looks at the store are counted.
     """
 

@@ -49,12 +49,6 @@ async def _answer_domain_error(
 async def _answer_unexpected(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: Exception, params: dict[str, Any]
 ) -> None:
-    if isinstance(error, falcon.HTTPError):
-        resp.status = error.status
-        if error.headers is not None:
-            resp.set_headers(error.headers)
-        _serialize(req, resp, error)
-        return
     log.error("%s %s failed", req.method, target(req.scope), exc_info=error)
     resp.status = HTTPStatus.INTERNAL_SERVER_ERROR
     _set_detail(resp, "the server met an error that it did not expect; its log says more")
