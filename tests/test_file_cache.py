@@ -196,3 +196,16 @@ def test_what_was_read_before_its_deletion_is_not_kept_after_it(store_type: type
             hold.is_over = True
         assert reading.result().status_code == 200, "it was there when it was asked for"
         assert service.get(url).status_code == 404
+
+
+def test_who_is_told_that_there_is_nothing_to_delete_is_not_shown_it_afterwards() -> None:
+    """Somebody else has deleted it, in a store that can't tell."""
+    store = WatchedStore()
+    store.put("anna", "berta", files={"preview.png": b"a preview"}, metadata=CUSTOM)
+    with serve(store, refresh_seconds=NEVER) as service:
+        assert preview(service, "anna") == b"a preview"
+        store.take("anna")
+        assert preview(service, "anna") == b"a preview", "or this shows nothing"
+        assert service.delete("/avatars/anna").status_code == 404
+        for path in ("/avatars/anna", "/avatars/anna/preview"):
+            assert service.get(path).status_code == 404
