@@ -1,23 +1,67 @@
-"""Clients that send too much, too slowly, or something else than HTTP."""
+"""Clients that send too much, too slowly, or something else than HTTP, or don't read what they asked for."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from opentalking_core.api import http_protocol, upload
+from opentalking_core.testing import running
 from opentalking_core.testing.running import running_service
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
     import httpx
 
+    from opentalking_core.testing.fixtures import PutBundle
+
 HEAD = b"POST /avatars/custom HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+
+GET = b"GET /avatars HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Watched(http_protocol.LimitedHttpProtocol):
+    """Lets a test look when it wants to, at its only connection, and know what arrives there."""
+
+    last: Watched
+    keep_alive_seconds = 5.0
+    looks_after_each_piece = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        Watched.last = self
+        self.timeout_keep_alive = self.keep_alive_seconds
+        self.bytes_received = 0
+        self.lost = threading.Event()
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.looks_after_each_piece:
+            self.look()
+        self.bytes_received += len(data)
+
+    def look_now(self) -> None:
+        looked = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (self.look(), looked.set()))
+        assert looked.wait(30)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services that are started speak HTTP with `Watched`."""
+    monkeypatch.setattr(running, "LimitedHttpProtocol", Watched)
 
 
 @contextlib.contextmanager
@@ -33,6 +77,26 @@ def everything(sock: socket.socket) -> bytes:
         while data := sock.recv(65536):
             received += data
     return received
+
+
+def some(sock: socket.socket) -> bytes:
+    """What there is, of a connection that isn't to be closed yet."""
+    data = sock.recv(65536)
+    assert data, "closed by the server"
+    return data
+
+
+def next_answer(sock: socket.socket) -> bytes:
+    """The head of the next answer; its body is read, too, and nothing is behind it."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += some(sock)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+    while len(body) < length:
+        body += some(sock)
+    assert len(body) == length
+    return head
 
 
 def flood(sock: socket.socket, piece: bytes, times: int) -> bytes:
@@ -77,7 +141,7 @@ def test_trailers_that_do_not_end(service: httpx.Client) -> None:
 
 
 def test_a_head_that_does_not_come(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
     with running_service(store_url) as service:
         for start in (
             b"",
@@ -90,6 +154,154 @@ def test_a_head_that_does_not_come(store_url: str, monkeypatch: pytest.MonkeyPat
                 answer = everything(sock)  # returns once the server closes
             assert answer.count(b"HTTP/1.1 200") == start.count(b"\r\n\r\n")
         assert service.get("/avatars").status_code == 200
+
+
+@pytest.mark.usefixtures("watched")
+def test_heads_that_begin_in_the_piece_that_ends_another(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever one looks, a head isn't complete; but it's always another."""
+    monkeypatch.setattr(Watched, "looks_after_each_piece", True)
+    with running_service(store_url) as service, connection(service) as sock:
+        sock.sendall(GET[:20])
+        for _ in range(5):
+            sock.sendall(GET[20:] + GET[:20])
+            assert next_answer(sock).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+def test_a_body_that_nobody_needs_is_not_waited_for(service: httpx.Client, method: str) -> None:
+    with connection(service) as sock:
+        sock.sendall(method.encode() + b" /avatars HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 ")
+
+
+@pytest.mark.parametrize("times", [1, 10_000], ids=["once", "now and then"])
+@pytest.mark.parametrize(
+    ("request_bytes", "piece"),
+    [(GET, b"\r\n"), (GET.replace(b"Host", b"Content-Length: 100000\r\nHost"), b"x")],
+    ids=["line ends", "body"],
+)
+def test_hardly_anything_after_an_answer(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes, piece: bytes, times: int
+) -> None:
+    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    with running_service(store_url) as service, connection(service) as sock:
+        sock.sendall(request_bytes)
+        next_answer(sock)
+        closed = False
+        sock.settimeout(0.01)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(times):
+                sock.sendall(piece)
+                with contextlib.suppress(TimeoutError):
+                    closed = sock.recv(65536) == b""
+                    break
+        sock.settimeout(30)
+        assert closed or everything(sock) == b""
+
+
+@pytest.mark.usefixtures("watched")
+def test_the_rest_of_a_refused_upload_may_come_slowly(store_url: str) -> None:
+    piece = bytes(100_000)
+    with running_service(store_url) as service, connection(service) as sock:
+        sock.sendall(HEAD.replace(b"multipart/form-data", b"image/png") + b"Content-Length: 500000\r\n\r\n")
+        assert next_answer(sock).startswith(b"HTTP/1.1 400 ")
+        expected = Watched.last.bytes_received
+        for _ in range(5):
+            sock.sendall(piece)
+            expected += len(piece)
+            while Watched.last.bytes_received < expected:
+                assert not Watched.last.lost.is_set()
+                time.sleep(0.001)
+            Watched.last.look_now()
+        sock.sendall(GET)
+        assert next_answer(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_requests_at_once_than_anybody_sends(service: httpx.Client) -> None:
+    times = 14_000
+    with connection(service) as sock:
+        assert flood(sock, b"HEAD / HTTP/1.1\r\n\r\n" * times, 1).count(b"HTTP/1.1 ") < times
+    assert service.get("/avatars").status_code == 200
+
+
+def test_requests_without_end_are_read_as_they_are_answered(service: httpx.Client) -> None:
+    """Those of a piece are fewer than may wait for their turn; those of some pieces would be more."""
+    request = b"HEAD /avatars HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 400 + b"\r\n\r\n"
+    times = 5000
+    with connection(service) as sock:
+        sender = threading.Thread(target=flood_without_reading, args=[sock, request * times])
+        sender.start()
+        answers = b""
+        while (data := sock.recv(65536)) and (answers := answers + data).count(b"\r\n\r\n") < times:
+            pass
+        sender.join()
+    assert answers.count(b"HTTP/1.1 200 ") == times
+
+
+def flood_without_reading(sock: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sock.sendall(data)
+
+
+@pytest.fixture
+def preview(put_bundle: PutBundle) -> bytes:
+    """anna's: more than the buffers of both sides' systems have room for."""
+    content = random.Random(1).randbytes(1024) * 20 * 1024
+    put_bundle("anna", files={"preview.png": content})
+    return content
+
+
+PREVIEW = b"GET /avatars/anna/preview HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextlib.contextmanager
+def narrow_connection(service: httpx.Client) -> Iterator[socket.socket]:
+    """The client's system takes in little that the client doesn't read."""
+    with socket.socket() as sock:
+        sock.settimeout(30)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.connect((service.base_url.host, service.base_url.port or 80))
+        yield sock
+
+
+@pytest.mark.parametrize("cache_mb", [1, 200], ids=["streamed", "from memory"])
+@pytest.mark.usefixtures("watched")
+def test_an_answer_that_is_not_read(
+    store_url: str, preview: bytes, monkeypatch: pytest.MonkeyPatch, cache_mb: int
+) -> None:
+    """One from memory is complete for the server, so that the keep-alive timeout closes the connection."""
+    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(Watched, "keep_alive_seconds", 0.1)
+    with running_service(store_url, cache_mb=cache_mb) as service, narrow_connection(service) as sock:
+        sock.sendall(PREVIEW)
+        assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert Watched.last.lost.wait(30)
+        assert len(everything(sock)) < len(preview)
+
+
+@pytest.mark.parametrize("cache_mb", [1, 200], ids=["streamed", "from memory"])
+@pytest.mark.usefixtures("watched")
+def test_an_answer_that_is_read_slowly(store_url: str, preview: bytes, cache_mb: int) -> None:
+    with running_service(store_url, cache_mb=cache_mb) as service, narrow_connection(service) as sock:
+        sock.sendall(PREVIEW.replace(b"Host", b"Connection: close\r\nHost"))
+        received = b""
+        for end in range(0, 9_000_000, 300_000):
+            while len(received) <= end:
+                received += some(sock)
+            Watched.last.look_now()
+        received += everything(sock)
+        assert received.endswith(b"\r\n\r\n" + preview)
+
+
+@pytest.mark.parametrize("nonsense", [b"GET /" + b"a" * 500_000, b"\x00" * 100], ids=["431", "400"])
+def test_no_refusal_in_the_midst_of_an_answer(store_url: str, preview: bytes, nonsense: bytes) -> None:
+    with running_service(store_url, cache_mb=1) as service, connection(service) as sock:
+        sock.sendall(PREVIEW)
+        start = sock.recv(100)
+        sock.sendall(nonsense)
+        head, _, body = (start + everything(sock)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert preview.startswith(body)
 
 
 def test_an_upload_that_trickles_gives_its_place_back(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

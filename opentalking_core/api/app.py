@@ -88,21 +88,21 @@ class _App(falcon.asgi.App[Any, Any]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Answer a request."""
-        method = scope.get("method")
-        if method == "GET" and self._replay is not None:
-            if not await self._replay.answer(scope, send):
-                await super().__call__(scope, receive, self._replay.recording(scope, send))
-        elif method == "POST":
-            await super().__call__(scope, _at_once(receive), send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope.get("method") == "GET" and self._replay is not None:
+            if await self._replay.answer(scope, send):
+                return
+            send = self._replay.recording(scope, send)
+        if scope["type"] == "http":
+            receive = _at_once(receive)
+        await super().__call__(scope, receive, send)
 
 
 def _at_once(receive: Receive) -> Receive:
     """A `receive` that says at once that a body is coming.
 
     Falcon waits for a body's first bytes before it looks at a request. So an upload that announces too large a size is
-    refused before it is sent (and before «100 Continue» invites it).
+    refused before it is sent (and before «100 Continue» invites it), and a GET that announces a body doesn't wait for
+    what nobody reads.
     """
     dispatched = False
 
