@@ -99,7 +99,7 @@ class AvatarService:
         self._connected = False
         self._connect_failure = (0.0, "", 0)  # when, and what StoreUnavailable said
         self._uploads = 0
-        # Twice as many as there are workers: while one picture is encoded, the next is on its way to the worker.
+        # For each worker a picture that it works on and one that waits: none idles, and thumbnails get their turn.
         self._portraits = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))
         self._previews = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))  # thumbnails don't wait for uploads
 

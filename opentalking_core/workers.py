@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import logging
 import multiprocessing
 import multiprocessing.util
 import os
@@ -16,7 +15,7 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pebble
 
@@ -51,24 +50,19 @@ _M_MMAP_THRESHOLD = -3
 #: Linux's default for the most that anybody may ask for (/proc/sys/fs/pipe-max-size).
 _PIPE_BYTES = 1024 * 1024
 
-#: How many time limits a call may take, from being queued to its result: then the pool itself hangs. A worker's queue
-#: is four calls long at most, two uploads and two thumbnails.
-_PATIENCE = 5
-
-log = logging.getLogger(__name__)
+#: A process that begins no call for so many seconds is lost: it was stopped, for one. To start takes a second or two.
+_SECONDS_TO_START = 30.0
 
 
 class WorkerCrashed(Exception):
     """The process that ran the call died: a crash in native code, or somebody killed it."""
 
 
-class _Pool(NamedTuple):
-    processes: pebble.ProcessPool
-    lost: asyncio.Future[None]  # done once it hangs: those who wait for their calls needn't find out for themselves
-
-
 class WorkerPool:
-    """Runs functions in worker processes, or in threads of this process; both start with the first call.
+    """Runs functions in worker processes, or in threads of this process; both start with the first calls.
+
+    Each process is a pool of pebble's by itself, and thrown away after any mishap: processes that share pipes and locks
+    are all stuck when one is killed while it holds them.
 
     Args:
         workers: how many processes; 0 for threads, one for each call.
@@ -80,14 +74,13 @@ class WorkerPool:
         self.in_threads = workers == 0
         self.workers = workers
         self._time_limit = time_limit
-        self._pool: _Pool | None = None
+        self._places = asyncio.Semaphore(workers)
+        self._processes: set[pebble.ProcessPool] = set()
+        self._idle: list[pebble.ProcessPool] = []
         self._closed = False
-        self._replacing = threading.Lock()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a module-level function with picklable arguments, off the event loop.
-
-        If the processes are lost through no fault of the call's, it is called again in new ones.
 
         Raises:
             WorkerCrashed: its process died.
@@ -97,77 +90,70 @@ class WorkerPool:
         """
         if self.in_threads:
             return await self.run_in_thread(function, *args, **kwargs)
-        for _ in range(2):
-            lost = asyncio.get_running_loop().create_future()
-            pool, future = await asyncio.to_thread(self._schedule, lost, function, args, kwargs)
-            result = asyncio.wrap_future(future)
-            either: set[asyncio.Future[Any]] = {result, pool.lost}
-            patience = _PATIENCE * self._time_limit
-            try:
-                await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                if result.done():
-                    return result.result()
-                if not pool.lost.done():  # a worker that dies with the pool's lock takes the pool along
-                    pool.lost.set_result(None)
-                    log.warning("the worker processes hang, and are replaced")
-                    await asyncio.to_thread(self._discard, pool)
-            except pebble.ProcessExpired as error:
-                raise WorkerCrashed(f"its worker process died with exit code {error.exitcode}") from None
-            except BrokenProcessPool:
-                log.warning("the worker processes died, and are replaced")
-            except TimeoutError:
-                raise TimeoutError(f"it took longer than {self._time_limit:g} s") from None
-            finally:
-                result.cancel()
-        raise Overloaded("the worker processes that look at pictures were lost twice; try again")
+        problem: BrokenProcessPool | None = None
+        async with self._places:
+            for _ in range(2):
+                if self._closed:
+                    raise Overloaded("the service is ending; try again")
+                try:
+                    return await self._run_in_process(function, args, kwargs)
+                except BrokenProcessPool as error:  # no fault of the call's
+                    problem = error
+        raise Overloaded(f"worker processes can't be started ({problem}); try again")
+
+    async def _run_in_process(
+        self, function: Callable[..., T], args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> T:
+        """Raises BrokenProcessPool if the process can't be started, or was lost before it began the call."""
+        process = self._idle.pop() if self._idle else self._new_process()
+        usable = False
+        future: Future[T] = Future()
+        try:
+            task = process, [function, *args], kwargs, self._time_limit
+            if process in self._processes:
+                future = _schedule(*task)
+            else:
+                self._processes.add(process)
+                future = await asyncio.to_thread(_schedule, *task)  # it is started, which takes tens of milliseconds
+            result = await asyncio.wait_for(asyncio.wrap_future(future), self._time_limit + _SECONDS_TO_START)
+            usable = True
+            return result
+        except pebble.ProcessExpired as error:
+            raise WorkerCrashed(f"its worker process died with exit code {error.exitcode}") from None
+        except TimeoutError:
+            if not future.done() or future.cancelled():
+                raise BrokenProcessPool("it doesn't begin") from None
+            raise TimeoutError(f"it took longer than {self._time_limit:g} s") from None
+        except BrokenProcessPool:
+            raise
+        except Exception:  # the function's own
+            usable = True
+            raise
+        finally:
+            if usable:
+                self._idle.append(process)
+            else:
+                self._discard(process)
 
     async def run_twice(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As `run`, but once more if the worker died: it may have been killed, or been an earlier call's victim."""
+        """As `run`, but once more if the worker died: somebody may have killed it."""
         try:
             return await self.run(function, *args, **kwargs)
         except WorkerCrashed:
             return await self.run(function, *args, **kwargs)
 
-    def _schedule(
-        self,
-        lost: asyncio.Future[None],
-        function: Callable[..., T],
-        args: Sequence[object],
-        kwargs: Mapping[str, object],
-    ) -> tuple[_Pool, pebble.ProcessFuture[T]]:
-        """Starts the processes on the first call, which takes tens of milliseconds, and whenever a pool is broken.
-
-        A pool is broken once a worker that was idle is killed: by a system that is out of memory, for one.
-        """
-        task = (_call, [function, *args], kwargs, self._time_limit)
-        problem: Exception | None = None
-        with self._replacing:
-            for _ in range(0 if self._closed else 2):
-                pool = self._pool = self._pool or _Pool(self._new_processes(), lost)
-                try:
-                    return pool, pool.processes.schedule(*task)
-                except (RuntimeError, OSError) as error:
-                    problem = error
-                    self._stop(pool)
-        raise Overloaded(f"worker processes can't be started ({problem or 'the service is ending'}); try again")
-
-    def _new_processes(self) -> pebble.ProcessPool:
+    def _new_process(self) -> pebble.ProcessPool:
         # A fork of a process with threads can inherit locked locks; a fork server has none, and starts in half the
         # time of a fresh interpreter.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
-        return pebble.ProcessPool(self.workers, CALLS_PER_WORKER, initializer=_start_worker, context=context)
+        return pebble.ProcessPool(1, CALLS_PER_WORKER, initializer=_start_worker, context=context)
 
-    def _discard(self, pool: _Pool) -> None:
-        with self._replacing:
-            if self._pool is pool:
-                self._stop(pool)
-
-    def _stop(self, pool: _Pool) -> None:
-        """Have the next call make new processes, and end these, in a thread: a broken pool may never end."""
-        self._pool = None
-        pool.processes.stop()  # type: ignore[no-untyped-call]
-        threading.Thread(target=pool.processes.join, name="broken-worker-pool", daemon=True).start()
+    def _discard(self, process: pebble.ProcessPool) -> None:
+        """End it in a thread: with a broken pipe that may take for ever."""
+        self._processes.discard(process)
+        process.stop()  # type: ignore[no-untyped-call]
+        threading.Thread(target=process.join, name="broken-worker", daemon=True).start()
 
     async def run_in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a thread of this process; raises TimeoutError, or whatever the function raises.
@@ -191,20 +177,26 @@ class WorkerPool:
 
     async def close(self) -> None:
         """Let running calls finish, within the time limit, and end the processes; there are no new ones."""
-        pool = await asyncio.to_thread(self._close)
-        if pool is not None:
-            pool.processes.close()  # type: ignore[no-untyped-call]
-            try:
-                await asyncio.to_thread(pool.processes.join, self._time_limit)
-            except TimeoutError:
-                pool.processes.stop()  # type: ignore[no-untyped-call]
-                await asyncio.to_thread(pool.processes.join)
+        self._closed = True
+        await asyncio.gather(*(asyncio.to_thread(_finish, process, self._time_limit) for process in self._processes))
 
-    def _close(self) -> _Pool | None:
-        with self._replacing:
-            self._closed = True
-            pool, self._pool = self._pool, None
-            return pool
+
+def _schedule(
+    process: pebble.ProcessPool, call: list[Any], kwargs: Mapping[str, object], time_limit: float
+) -> Future[Any]:
+    try:
+        return process.schedule(_call, call, kwargs, time_limit)
+    except (RuntimeError, OSError) as error:  # it was killed, as by a system that is out of memory, or can't be started
+        raise BrokenProcessPool(str(error)) from error
+
+
+def _finish(process: pebble.ProcessPool, seconds: float) -> None:
+    process.close()  # type: ignore[no-untyped-call]
+    try:
+        process.join(seconds)
+    except TimeoutError:
+        process.stop()  # type: ignore[no-untyped-call]
+        process.join()
 
 
 #: In a worker process: whether a call is being run.
