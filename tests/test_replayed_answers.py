@@ -266,7 +266,9 @@ def test_edits_by_hand_show_as_soon_as_in_first_answers(
     old = {path: repeated(service, path).body for path in PATHS}
     bundle = tmp_path / "avatars" / "anna"
     manifest = json.loads((bundle / "manifest.json").read_bytes())
-    (bundle / "manifest.json").write_text(json.dumps({**manifest, "name": "annA" * 500}))
+    # Replaced at once, as good editors do: while a manifest is half-written, its avatar isn't listed.
+    (bundle / "edited.json").write_text(json.dumps({**manifest, "name": "annA" * 500}))
+    (bundle / "edited.json").rename(bundle / "manifest.json")
     (bundle / "preview.png").write_bytes(b"\x89PNG annA" * 99)
     waiting = set(PATHS)
 
