@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import multiprocessing
-import multiprocessing.util
 import os
 import select
 import signal
@@ -217,7 +216,6 @@ def _call(function: Callable[..., T], *args: object, **kwargs: object) -> T:
 def _start_worker() -> None:
     _die_with_the_server()
     signal.signal(signal.SIGTERM, _end)
-    multiprocessing.util.Finalize(None, _end_in_peace, exitpriority=100)
     _widen_pipes()
     _keep_freed_memory()
     if resource is not None:
@@ -230,19 +228,13 @@ def _start_worker() -> None:
 
 
 def _end(signal_number: int, frame: FrameType | None) -> None:
-    """The pool ends this process.
+    """The pool ends this process: at once if it runs a call; else its pipes are closed already, which it will notice.
 
-    One that runs a call ends without its finalizers, plugins' `shutdown` among them: they would run on top of the call,
-    and what they release may be in use, or locked.
+    Its finalizers, plugins' `shutdown` among them, are for the latter: here they would run on top of the call, and what
+    they release may be in use, or locked.
     """
     if _calling.is_set():
         os._exit(128 + signal_number)
-    sys.exit(128 + signal_number)
-
-
-def _end_in_peace() -> None:
-    """Called as the first finalizer: the pool closes its pipes, which ends idle workers, and sends the signal, too."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _widen_pipes() -> None:
