@@ -8,13 +8,14 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from functools import cache
 from math import atan2, degrees, hypot
 from typing import TYPE_CHECKING, Any
 
 from opentalking_core import MouthLandmarks, PluginError
 
 from . import model_file
+from .drawing import import_mediapipe
+from .native_log import native_lines_as_debug_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +30,8 @@ INNER_MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 
 #: Faces to look for; of more than this, the largest might be missed.
 MAX_FACES = 5
 
-# What MediaPipe and its OpenCV load from the system on Linux (other systems' wheels bring all they need).
-_SYSTEM_LIBRARIES = {"EGL": "libegl1", "GLESv2": "libgles2", "GL": "libgl1", "glib-2.0": "libglib2.0-0"}
+#: The Debian package of each system library that MediaPipe loads on Linux. Elsewhere its wheels bring all they need.
+SYSTEM_LIBRARIES = {"EGL": "libegl1", "GLESv2": "libgles2"}
 
 
 class MouthDetector:
@@ -70,13 +71,8 @@ class MouthDetector:
             self._open()
             if self._landmarker is None:
                 return None
-            import mediapipe  # type: ignore[import-untyped]
-            import numpy as np
-
-            pixels = np.ascontiguousarray(image)  # MediaPipe reads rows without gaps, and copies them
-            frame = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
             try:
-                result = self._landmarker.detect(frame)
+                result = _run(self._landmarker, image)
             except Exception as error:
                 self._discard()
                 height, width = image.shape[:2]
@@ -113,8 +109,17 @@ class MouthDetector:
         self._landmarker = None
 
 
+def _run(landmarker: Any, image: NDArray[np.uint8]) -> Any:
+    import numpy as np
+
+    mediapipe: Any = import_mediapipe()
+    pixels = np.ascontiguousarray(image)  # MediaPipe reads rows without gaps, and copies them
+    return landmarker.detect(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels))
+
+
 def _create_landmarker(model: bytes) -> Any:
     try:
+        import_mediapipe()
         from mediapipe.tasks.python import BaseOptions  # type: ignore[import-untyped]
         from mediapipe.tasks.python.vision import FaceLandmarker, FaceLandmarkerOptions  # type: ignore[import-untyped]
 
@@ -135,7 +140,12 @@ def _create_landmarker(model: bytes) -> Any:
             num_faces=MAX_FACES,
             output_facial_transformation_matrixes=True,
         )
-        return FaceLandmarker.create_from_options(options)
+        import numpy as np
+
+        with native_lines_as_debug_log():
+            landmarker = FaceLandmarker.create_from_options(options)
+            _run(landmarker, np.zeros((64, 64, 3), np.uint8))  # its threads write their lines at the first picture
+        return landmarker
     except (ImportError, OSError, RuntimeError, ValueError) as error:  # OSError: a shared library can't be loaded
         remedy = " ".join(missing_software()) or "Reinstall opentalking-mediapipe-mouth."
         raise PluginError(f"MediaPipe can't be loaded: {error}. {remedy}") from error
@@ -164,15 +174,28 @@ def _area(box: tuple[float, float, float, float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-@cache  # asking the system takes some 10 ms per library, and its libraries don't change under a running server
 def missing_software() -> tuple[str, ...]:
-    """One sentence with its remedy for each thing that MediaPipe needs and that can't be found; loads nothing."""
+    """Return one sentence with its remedy for each thing that MediaPipe needs and that can't be found; load nothing."""
     if importlib.util.find_spec("mediapipe") is None:
-        return ("MediaPipe is not installed, so mouths can't be found; run `pip install 'mediapipe>=1.2'`.",)
-    if not sys.platform.startswith("linux"):
-        return ()
-    packages = [package for name, package in _SYSTEM_LIBRARIES.items() if ctypes.util.find_library(name) is None]
+        return ("Mouths can't be located: MediaPipe is not installed; run `pip install mediapipe`.",)
+    packages = _missing_packages()
     if not packages:
         return ()
-    command = f"apt install {' '.join(packages)}"
-    return (f"MediaPipe needs system libraries that were not found; on Debian or Ubuntu run `{command}`.",)
+    command = f"sudo apt install {' '.join(packages)}"
+    return (
+        "Mouths can't be located until MediaPipe's system libraries are installed; on Debian or Ubuntu run"
+        f" `{command}` (no restart needed).",
+    )
+
+
+#: Libraries that were found. Looking one up takes about 10 ms, and an installed library stays.
+_found_libraries: set[str] = set()
+
+
+def _missing_packages() -> list[str]:
+    if not sys.platform.startswith("linux"):
+        return []
+    for name in SYSTEM_LIBRARIES.keys() - _found_libraries:
+        if ctypes.util.find_library(name) is not None:
+            _found_libraries.add(name)
+    return [package for name, package in SYSTEM_LIBRARIES.items() if name not in _found_libraries]
