@@ -3,7 +3,7 @@
 
 Run as root on Debian, from a clone of the repository; what is committed there is tried. Each machine is an empty root
 made by debootstrap (from the mirror of $DEBIAN_MIRROR or of this machine's apt) and entered in a mount namespace of its
-own, so that nothing stays mounted. This machine's certificates and its PIP_* variables are taken along, because the
+own, so that nothing stays mounted. This machine's certificates and pip's address are taken along, because the
 package registries may be behind a proxy. Port 8000 must be free. Prints a table; the terminal's lines of each run are
 kept in WORK/<release>-<user>/*.log.
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 SERVICE = "http://127.0.0.1:8000"
 PACKAGES = "ca-certificates,curl,git,make,python3,python3-venv"
+PIP = ("PIP_CERT", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT")
 CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 START_SECONDS = 900.0
@@ -42,7 +43,8 @@ TEST_SECONDS = 3600.0
 
 #: Mount what every process needs, then enter the root. $1: the root; the rest: the command.
 ENTER = """
-mount --rbind /proc "$1/proc" && mount --rbind /dev "$1/dev" && mount -t tmpfs tmpfs "$1/dev/shm" || exit 1
+for folder in proc sys dev; do mount --rbind "/$folder" "$1/$folder" || exit 1; done
+mount -t tmpfs tmpfs "$1/dev/shm" || exit 1
 root=$1; shift; exec chroot "$root" "$@"
 """
 
@@ -76,8 +78,7 @@ class Machine:
     def command(self, line: str, *, user: str | None = None) -> list[str]:
         """Return the command that runs a shell line in the root, by a login shell, in the clone if there is one."""
         clone = f"{self.home}/opentalking-core"
-        variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        exports = " ".join(f"export {name}={shlex.quote(value)};" for name, value in variables.items())
+        exports = " ".join(f"export {name}={shlex.quote(os.environ[name])};" for name in PIP if name in os.environ)
         inner = f"{exports} cd {clone} 2>/dev/null; {line}"
         enter = ["unshare", "--mount", "--fork", "--kill-child", "sh", "-c", ENTER, "enter", str(self.root)]
         return [*enter, "su", "-", user or self.user, "-c", inner]
