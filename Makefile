@@ -57,6 +57,7 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter, pip-audit w
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy opentalking_core $(foreach p,$(PLUGINS),plugins/$(p)/opentalking_$(p))
 	$(RUN)/lint-imports
+	$(RUN)/python tools/check_pins.py
 	@$(RUN)/pip-audit --progress-spinner off --timeout 5 --disable-pip --no-deps -r constraints.txt >$(VENV)/audit 2>&1; \
 	  if grep '^Found' $(VENV)/audit; then cat $(VENV)/audit; exit 1; \
 	  elif grep -q '^No known' $(VENV)/audit && ! grep -q 'could not be audited' $(VENV)/audit; then \

@@ -11,7 +11,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
-from .errors import InvalidRequest, Overloaded
+from .errors import InvalidRequest, Overloaded, PluginError
 from .host import PluginChoice, PluginHost
 from .portrait import decode_portrait
 from .portrait_checks import measure_face
@@ -197,6 +197,8 @@ def _ask(
         return _timed(seconds, "detect", _detect, host, detector, pixels), "", ""
     except MemoryError:  # this worker is of no more use
         raise
+    except PluginError as error:  # a sentence for the operator, who needs no traceback
+        return None, str(error), ""
     except (Exception, SystemExit) as error:  # a stranger's code
         return None, f"{type(error).__name__}: {error}", _last_traceback()
 

@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 
 GROUP = "opentalking"
 
+#: The packages that open URLs of these schemes, for the error of a host that has no such plugin.
+PACKAGES = {"file": "opentalking-local-storage", "s3": "opentalking-s3-storage"}
+
+#: The package that locates mouths, for hosts without a detector.
+MOUTH_PACKAGE = "opentalking-mediapipe-mouth"
+
 #: What a stranger's code may raise: also SystemExit, which would end the server or a thread without a word.
 _STRANGERS_ERRORS = (Exception, SystemExit)
 
@@ -192,7 +198,7 @@ class PluginHost:
             if answer is not None:
                 answers.append((name, answer))
         if not answers:
-            raise InvalidURL(f"no installed plugin opens {_without_secrets(url)!r}{self._failures()}")
+            raise InvalidURL(f"no installed plugin opens {_without_secrets(url)!r}{self._remedy(url)}")
         if len(answers) > 1:
             names = " and ".join(str(self._infos[name]) for name, _ in answers)
             remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={answers[0][0]}"
@@ -302,6 +308,8 @@ class PluginHost:
         for name, call in reversed(calls) if backwards else calls:
             try:
                 call()
+            except PluginError as error:  # its detections will raise the same sentence
+                log.info("plugin %s: %s", name, error)
             except _STRANGERS_ERRORS:  # a detector that can't start must not take the others down
                 log.exception("plugin %s: %s failed", name, hook)
 
@@ -316,11 +324,15 @@ class PluginHost:
             caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
             yield impl.plugin_name, partial(_single, caller)
 
-    def _failures(self) -> str:
-        reasons = [
+    def _remedy(self, url: str) -> str:
+        """Say which plugins are not in use, or which package opens URLs like this one."""
+        unused = [
             f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
         ]
-        return f" ({'; '.join(reasons)})" if reasons else "; install the plugin that does"
+        if unused:
+            return f" ({'; '.join(unused)})"
+        package = PACKAGES.get(url.partition(":")[0].lower())
+        return f"; run `pip install {package}`" if package else "; install the plugin that does"
 
 
 def _single(caller: pluggy.HookCaller, **arguments: Any) -> Any:

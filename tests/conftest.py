@@ -49,6 +49,20 @@ def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def real_detectors() -> None:
+    """Skip the test, with the reason, unless mouth detectors are installed and work on this machine."""
+    host = PluginHost().load()
+    if not host.detectors():
+        pytest.skip("no mouth detector is installed")
+    for plugin, result in host.fetch_models():
+        if isinstance(result, Exception):
+            pytest.skip(f"the model file of {plugin} can't be had here: {result}")
+    for info in host.detectors():
+        for problem in host.problems().get(info.name, []):
+            pytest.skip(problem)
+
+
 @pytest.fixture
 def folder_store(request: pytest.FixtureRequest) -> None:
     """For tests of what only a folder can be: odd files that people drop into it."""

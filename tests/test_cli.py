@@ -367,6 +367,22 @@ def test_the_doctor_says_what_is_broken(
     assert result.stdout.count("->") == 4
 
 
+def test_doctor_mouth_not_found_fails(run: Run, avatars: Path, tmp_path: Path) -> None:
+    (tmp_path / "fake.py").write_text(DETECTOR.replace("image.mean() > 1", "False"))
+    result = run("doctor", "--avatars", avatars, "--port", _free_port())
+    assert result.exit_code == 1
+    assert "failed   mouth      the mouth of a drawn portrait is not found" in result.stdout
+
+
+def test_serve_port_in_use_is_one_sentence(run: Run, avatars: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--avatars", avatars, "--port", port)
+    assert result.exit_code == 1
+    assert f"127.0.0.1:{port} can't be listened on" in result.stderr
+    assert f"make serve PORT={port + 1}" in result.stderr
+
+
 def test_the_doctor_explains_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_CACHE_MB", "much")
     result = run("doctor")

@@ -19,6 +19,8 @@ from opentalking_core.memory_store import MemoryStore
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
+from .asking import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -326,6 +328,15 @@ def test_a_url_that_nobody_opens_says_so_and_shows_no_secret(install: Install) -
     assert "a_library_that_is_not_there" in message, "a plugin that failed may be the one that is missed"
 
 
+@pytest.mark.parametrize(
+    ("url", "package"),
+    [("/srv/avatars", "opentalking-local-storage"), ("s3://bucket/avatars", "opentalking-s3-storage")],
+)
+def test_open_bundle_store_without_plugins_names_the_package(url: str, package: str) -> None:
+    with pytest.raises(InvalidURL, match=f"run `pip install {package}`"):
+        host().open_bundle_store(url)
+
+
 @pytest.mark.parametrize("path", ["./avatars", "avatars", "/srv/my avatars", "~/avatars", "/srv/李雷#1?x%20"])
 def test_a_path_becomes_a_file_url(path: str) -> None:
     seen = []
@@ -457,6 +468,23 @@ def test_startup_and_shutdown_are_called_once_and_survive_one_that_raises(caplog
     assert all("failing" in message for message in logged)
 
 
+def test_startup_plugin_error_logs_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Unready:
+        @hookimpl
+        def startup(self) -> None:
+            raise PluginError("libEGL is missing: run `apt install libegl1`")
+
+    caplog.set_level("INFO")
+    host().register(Unready(), "unready").startup()
+    assert [(record.levelname, record.exc_info) for record in caplog.records] == [("INFO", None)]
+
+
+def test_service_start_logs_what_keeps_plugins_from_working(caplog: pytest.LogCaptureFixture) -> None:
+    with running_service("memory://x", plugins={"troubled": Troubled()}):
+        wait_for(lambda: "troubled: the model file is missing" in caplog.text)
+        wait_for(lambda: "run `pip install opentalking-mediapipe-mouth`" in caplog.text)
+
+
 class Troubled:
     @hookimpl
     def report_problems(self) -> list[str]:
@@ -500,15 +528,15 @@ class Slow:
 def test_a_slow_report_is_waited_for_by_health_alone(store_url: str) -> None:
     slow = Slow()
     with running_service(store_url, plugins={"slow": slow}) as service, ThreadPoolExecutor(1) as other:
+        wait_for(lambda: slow.asked == 1)  # by the start of the service, which doesn't wait for the report either
         health = other.submit(service.get, "/health")
-        while not slow.asked:
-            time.sleep(0.01)
+        wait_for(lambda: slow.asked == 2)
         try:
             assert service.get("/avatars", timeout=10).status_code == 200
         finally:
             slow.may_answer.set()
         assert health.result().status_code == 200
-        assert slow.asked == 1
+        assert slow.asked == 2
 
 
 def test_one_plugin_that_cannot_fetch_does_not_stop_another() -> None:

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageFilter
 
 from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.host import PluginHost
 from opentalking_core.mouth import MouthLandmarks
 from opentalking_core.portrait_checks import mouth_opening
 from opentalking_core.testing.running import running_service
@@ -242,15 +241,10 @@ def test_a_new_avatar_carries_the_checks_but_not_those_of_its_base(
 
 
 @pytest.fixture(scope="module")
-def real_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """With the installed detectors and a worker process."""
-    for plugin, result in PluginHost().load().fetch_models():
-        if isinstance(result, Exception):
-            pytest.skip(f"the model file of {plugin} can't be had here: {result}")
+def real_service(real_detectors: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Serve with the installed detectors and a worker process."""
     store = tmp_path_factory.mktemp("avatars").as_uri()
     with running_service(store, real_detectors=True, portrait_workers=1) as client:
-        if not client.get("/health").json()["detectors"]:
-            pytest.skip("no mouth detector is installed")
         yield client
 
 

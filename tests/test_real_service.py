@@ -9,7 +9,6 @@ import pytest
 
 from opentalking_core import load_avatar_bundle
 from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.host import PluginHost
 from opentalking_core.testing.running import running_service
 
 if TYPE_CHECKING:
@@ -21,19 +20,8 @@ if TYPE_CHECKING:
     from opentalking_core.testing.fixtures import StoredFiles
 
 
-@pytest.fixture(scope="module")
-def detectors() -> None:
-    """The detectors that are installed, with their model files."""
-    host = PluginHost().load()
-    if not host.detectors():
-        pytest.skip("no mouth detector is installed")
-    for plugin, result in host.fetch_models():
-        if isinstance(result, Exception):
-            pytest.skip(f"the model file of {plugin} can't be had here: {result}")
-
-
 @pytest.fixture
-def real_service(detectors: None, store_url: str) -> Iterator[httpx.Client]:
+def real_service(real_detectors: None, store_url: str) -> Iterator[httpx.Client]:
     with running_service(store_url, real_detectors=True, portrait_workers=1) as client:
         yield client
 
@@ -83,7 +71,7 @@ def test_a_picture_without_a_face_has_no_animation(real_service: httpx.Client, b
 
 
 def test_a_detector_in_a_single_file_replaces_the_installed_one(
-    detectors: None, store_url: str, base: str, portrait: bytes, tmp_path: Path
+    real_detectors: None, store_url: str, base: str, portrait: bytes, tmp_path: Path
 ) -> None:
     file = tmp_path / "my_detector.py"
     file.write_text(

@@ -106,7 +106,7 @@ class Machine:
 def main() -> None:
     """Try each machine, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp/opentalking-first-run"))  # noqa: S108  needs space
+    parser.add_argument("--work", type=Path, default=Path("/var/tmp/opentalking-first-run"))
     parser.add_argument("--releases", nargs="+", default=["bookworm", "trixie", "sid"])
     parser.add_argument("--users", nargs="+", default=["user", "root"])
     parser.add_argument("--skip-tests", action="store_true", help="stop after the upload")
@@ -141,7 +141,9 @@ def mirror() -> str:
     if named := os.environ.get("DEBIAN_MIRROR"):
         return named
     for file in Path("/etc/apt").rglob("*"):
-        if file.suffix in (".list", ".sources") and (found := re.search(r"https?://\S+/debian(?=\s)", file.read_text())):
+        if file.suffix in (".list", ".sources") and (
+            found := re.search(r"https?://\S+/debian(?=\s)", file.read_text())
+        ):
             return found[0]
     sys.exit("this machine's apt names no Debian mirror; set DEBIAN_MIRROR")
 
@@ -228,7 +230,7 @@ def upload(machine: Machine) -> str:
 
 def urlopen(path: str) -> contextlib.closing[object]:
     """Ask the service."""
-    return urllib.request.urlopen(SERVICE + path, timeout=10)  # type: ignore[no-any-return]  # noqa: S310
+    return urllib.request.urlopen(SERVICE + path, timeout=10)  # type: ignore[no-any-return]
 
 
 def print_table(rows: list[Row]) -> None:

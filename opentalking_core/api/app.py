@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import falcon.asgi
 
-from ..host import PluginChoice, PluginHost
+from ..host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
 from .access import Access
@@ -142,13 +142,19 @@ class _Lifespan:
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._service.__aenter__()
         # In a daemon thread, because neither the start nor the end of the server should wait for a download.
-        threading.Thread(target=_fetch_models, args=[self._host], daemon=True).start()
+        threading.Thread(target=_prepare_plugins, args=[self._host], daemon=True).start()
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._service.__aexit__()
 
 
-def _fetch_models(host: PluginHost) -> None:
+def _prepare_plugins(host: PluginHost) -> None:
+    """Fetch missing model files, then log what keeps plugins from working, before the first upload shows it."""
     for plugin, result in host.fetch_models():
         if isinstance(result, Exception):
             log.warning("plugin %s goes without its model files: %s", plugin, result)
+    for plugin, problems in host.problems().items():
+        for problem in problems:
+            log.warning("plugin %s: %s", plugin, problem)
+    if not host.detectors():
+        log.warning("no plugin locates mouths, so new avatars get none: run `pip install %s`", MOUTH_PACKAGE)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from ..host import PluginHost
     from ..service import AvatarService
     from ..store import BundleStore
 
@@ -88,13 +89,15 @@ def open_avatars(store: str | None, server: str | None, api_key: str | None) -> 
                 runner.run(avatars.close())
 
 
-def existing_store(location: str) -> str:
-    """`location`, unless it is a folder that isn't there: storage would make it, and a typo look like no avatars.
+def existing_store(host: PluginHost, location: str) -> str:
+    """Return `location`; refuse a missing folder, which storage would make: a typo would look like no avatars.
 
     Raises:
         NotFound: there is no such folder.
+        InvalidURL: nor is there a plugin that could make it.
     """
     if (folder := folder_of(location)) is not None and not folder.is_dir():
+        host.open_bundle_store(location)
         raise NotFound(f"there is no folder {folder}; `opentalking-core demo {folder}` makes one with two avatars")
     return location
 
@@ -185,12 +188,12 @@ class InStore:
 
     def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
         """See `Avatars.create`."""
-        existing_store(self._settings.avatars_dir)
+        existing_store(self._host, self._settings.avatars_dir)
         return self._runner.run(self._opened_service().create(name, base, image.read()))
 
     def delete(self, avatar_id: str) -> None:
         """See `Avatars.delete`."""
-        existing_store(self._settings.avatars_dir)
+        existing_store(self._host, self._settings.avatars_dir)
         self._runner.run(self._opened_service().delete(avatar_id))
 
     def check(self, image: BinaryIO) -> dict[str, Any]:
@@ -198,7 +201,7 @@ class InStore:
         return dataclasses.asdict(self._runner.run(self._opened_service().check(image.read())))
 
     def _store(self) -> BundleStore:
-        return self._host.open_bundle_store(existing_store(self._settings.avatars_dir))[0]
+        return self._host.open_bundle_store(existing_store(self._host, self._settings.avatars_dir))[0]
 
     def _opened_service(self) -> AvatarService:
         """Not entered: it connects to the store when it needs it, and to check a picture it doesn't."""

@@ -167,7 +167,7 @@ async def _store(host: PluginHost, location: str) -> AsyncIterator[Finding]:
         yield Finding("store", "failed", str(error), "correct OPENTALKING_AVATARS_DIR, or install the plugin")
         return
     try:
-        existing_store(location)
+        existing_store(host, location)
     except OpenTalkingError as error:
         yield Finding("store", "warning", f"there are no avatars yet: {error}")
         return
@@ -221,10 +221,11 @@ async def _mouth(host: PluginHost, settings: Settings) -> Finding:
     """Whether a mouth is found where there is one: the whole way of an upload, but for the store."""
     from ..drawn_portrait import draw_portrait
     from ..errors import OpenTalkingError
+    from ..host import MOUTH_PACKAGE
     from ..service import AvatarService
 
     if not host.detectors():
-        remedy = "install one, such as opentalking-mediapipe-mouth; until then avatars get no animation"
+        remedy = f"run `pip install {MOUTH_PACKAGE}`; until then avatars get no animation"
         return Finding("mouth", "warning", "there is no mouth detector", remedy)
     picture = io.BytesIO()
     draw_portrait().image.save(picture, "PNG")
@@ -244,7 +245,7 @@ async def _mouth(host: PluginHost, settings: Settings) -> Finding:
         await service.__aexit__(None, None, None)
     if report.mouth is None:
         remedy = "do what is said above of the detectors; until then avatars get no animation"
-        return Finding("mouth", "warning", "the mouth of a drawn portrait is not found", remedy)
+        return Finding("mouth", "failed", "the mouth of a drawn portrait is not found", remedy)
     return Finding("mouth", "ok", f"the mouth of a drawn portrait is found, by {report.mouth['mouth_polygon_source']}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
+import socket
 import sys
 from typing import Annotated, Any
 
@@ -39,6 +41,7 @@ def serve(
             " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",
             soft_wrap=True,
         )
+    _check_port(host, port)
     _allow_many_connections()
     uvicorn.run(
         app if workers == 1 else "opentalking_core.api:create_app",
@@ -53,6 +56,23 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=30,
     )
+
+
+def _check_port(host: str, port: int) -> None:
+    """End the command with a sentence if the port can't be listened on; uvicorn would say it last, and in its words."""
+    from .output import fail
+
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        remedy = "is a server running already?" if error.errno == errno.EADDRINUSE else "correct --host or --port."
+        fail(
+            f"{host}:{port} can't be listened on ({error.strerror}): {remedy}"
+            f" Another port: `--port {port + 1}`, or `make serve PORT={port + 1}`"
+        )
 
 
 def _is_loopback(host: str) -> bool:

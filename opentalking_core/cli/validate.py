@@ -36,8 +36,8 @@ def validate(
 
     with errors_in_words(), progress("checking bundles") as report:
         settings = read_settings()
-        location = existing_store(store or settings.avatars_dir)
         host = load_host(settings)
+        location = existing_store(host, store or settings.avatars_dir)
         if (folder := folder_of(location)) is not None:
             found = _check_folders(folder, host.model_types(), report)
         else:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ctypes.util
 import gc
+import importlib.util
 import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import opentalking_mediapipe_mouth
 import pytest
 from opentalking_mediapipe_mouth import detector, model_file
+from opentalking_mediapipe_mouth.drawing import import_mediapipe
+from opentalking_mediapipe_mouth.native_log import native_lines_as_debug_log
 
 from opentalking_core import MouthLandmarks, PluginError
 from opentalking_core.drawn_portrait import draw_portrait
@@ -25,7 +30,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model() -> Path:
-    """The real model, in the user's cache; downloaded by the first run."""
+    """Return where the real model is, in the user's cache; the first run downloads it."""
+    for problem in detector.missing_software():
+        pytest.skip(problem)
     try:
         return model_file.fetch()
     except PluginError as error:
@@ -125,16 +132,68 @@ def test_mediapipe_gets_no_certificates_to_report_home_with(
     """MediaPipe's reports to Google fail before a byte of them is sent; see `detector._create_landmarker`."""
     from mediapipe.tasks.python.vision import FaceLandmarker  # type: ignore[import-untyped]
 
-    seen: list[Any] = []
-    monkeypatch.setattr(FaceLandmarker, "create_from_options", seen.append)
+    create = MagicMock()
+    monkeypatch.setattr(FaceLandmarker, "create_from_options", create)
     plugin.startup()
-    assert seen[0].base_options.to_ctypes().ca_bundle_path == os.devnull.encode()
+    assert create.call_args.args[0].base_options.to_ctypes().ca_bundle_path == os.devnull.encode()
 
 
-def test_missing_system_libraries_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_problems_missing_libraries_names_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(ctypes.util, "find_library", {"GL": "x", "glib-2.0": "x"}.get)
-    assert "`apt install libegl1 libgles2`" in detector.missing_software.__wrapped__()[0]
+    monkeypatch.setattr(detector, "_found_libraries", set())
+    monkeypatch.setattr(ctypes.util, "find_library", {"GLESv2": "x"}.get)
+    assert "`sudo apt install libegl1`" in detector.missing_software()[0]
+
+
+def test_report_problems_libraries_installed_later_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(detector, "_found_libraries", set())
+    installed: dict[str, str] = {}
+    monkeypatch.setattr(ctypes.util, "find_library", installed.get)
+    assert detector.missing_software()
+    installed |= {"EGL": "libEGL.so.1", "GLESv2": "libGLESv2.so.2"}
+    assert detector.missing_software() == ()
+
+
+#: Detects a mouth in a fresh process, then imports what the detector must not need.
+_FRESH_PROCESS = """
+import sys
+import numpy as np
+import opentalking_mediapipe_mouth as plugin
+from opentalking_core.drawn_portrait import draw_portrait
+
+path_before = list(sys.path)
+plugin.startup()
+assert plugin.detect_mouth(np.asarray(draw_portrait().image)) is not None
+print(*sorted({"cv2", "matplotlib"} & sys.modules.keys()))
+assert sys.path == path_before
+plugin.shutdown()
+"""
+
+
+def test_detect_fresh_process_needs_no_drawing_libraries_and_prints_nothing(model: Path) -> None:
+    """If this fails after an update of MediaPipe, look into `drawing.py`: its package imports something else now."""
+    done = subprocess.run([sys.executable, "-c", _FRESH_PROCESS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_import_mediapipe_leaves_its_drawing_helpers_to_others(plugin: ModuleType) -> None:
+    import_mediapipe()
+    vision = sys.modules["mediapipe.tasks.python.vision"]
+    assert not hasattr(vision, "drawing_utils")
+    assert "mediapipe.tasks.python.vision.drawing_utils" not in sys.modules
+    assert importlib.util.find_spec("mediapipe.tasks.python.vision.drawing_utils").origin.endswith(".py")  # type: ignore[union-attr]
+
+
+def test_native_lines_are_logged_and_others_are_written(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with native_lines_as_debug_log():
+        os.write(2, b"W0000 00:00:1795.900442 6335 face_landmarker_graph.cc:181] Sets acceleration.\n")
+        os.write(2, b"a line of another thread\n")
+    assert capfd.readouterr().err == "a line of another thread\n"
+    assert "Sets acceleration." in caplog.text
 
 
 def test_mediapipe_that_cannot_be_loaded_is_one_clear_sentence(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
