@@ -332,7 +332,7 @@ class PluginHost:
         if unused:
             return f" ({'; '.join(unused)})"
         package = PACKAGES.get(url.partition(":")[0].lower())
-        return f"; run `pip install {package}`" if package else "; install the plugin that does"
+        return f"; install the package {package}" if package else "; install the plugin that does"
 
 
 def _single(caller: pluggy.HookCaller, **arguments: Any) -> Any:

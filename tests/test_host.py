@@ -332,7 +332,7 @@ def test_a_url_that_nobody_opens_says_so_and_shows_no_secret(install: Install) -
     [("/srv/avatars", "opentalking-local-storage"), ("s3://bucket/avatars", "opentalking-s3-storage")],
 )
 def test_open_bundle_store_without_plugins_names_the_package(url: str, package: str) -> None:
-    with pytest.raises(InvalidURL, match=f"run `pip install {package}`"):
+    with pytest.raises(InvalidURL, match=f"install the package {package}"):
         host().open_bundle_store(url)
 
 
@@ -481,7 +481,7 @@ def test_startup_plugin_error_logs_no_traceback(caplog: pytest.LogCaptureFixture
 def test_service_start_logs_what_keeps_plugins_from_working(caplog: pytest.LogCaptureFixture) -> None:
     with running_service("memory://x", plugins={"troubled": Troubled()}):
         wait_for(lambda: "troubled: the model file is missing" in caplog.text)
-        wait_for(lambda: "run `pip install opentalking-mediapipe-mouth`" in caplog.text)
+        wait_for(lambda: "install the package opentalking-mediapipe-mouth" in caplog.text)
 
 
 class Troubled:

@@ -157,4 +157,4 @@ def _prepare_plugins(host: PluginHost) -> None:
         for problem in problems:
             log.warning("plugin %s: %s", plugin, problem)
     if not host.detectors():
-        log.warning("no plugin locates mouths, so new avatars get none: run `pip install %s`", MOUTH_PACKAGE)
+        log.warning("no plugin locates mouths, so new avatars get none: install the package %s", MOUTH_PACKAGE)

@@ -225,7 +225,7 @@ async def _mouth(host: PluginHost, settings: Settings) -> Finding:
     from ..service import AvatarService
 
     if not host.detectors():
-        remedy = f"run `pip install {MOUTH_PACKAGE}`; until then avatars get no animation"
+        remedy = f"install the package {MOUTH_PACKAGE}; until then avatars get no animation"
         return Finding("mouth", "warning", "there is no mouth detector", remedy)
     picture = io.BytesIO()
     draw_portrait().image.save(picture, "PNG")
