@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from opentalking_core.host import PluginHost
-from opentalking_core.portrait import decode_portrait, encode_png
+from opentalking_core.host.host import PluginHost
+from opentalking_core.portraits.picture import decode_portrait, encode_png
 
 from .bundles import BASE
 

@@ -19,7 +19,7 @@ from opentalking_s3_storage.faulty_proxy import FaultyProxy, running_proxy
 from opentalking_s3_storage.store import S3Store
 from opentalking_s3_storage.testing import BUCKET, running_seaweedfs
 
-from opentalking_core.catalog import AvatarCatalog
+from opentalking_core.catalog.scanning import AvatarCatalog
 from opentalking_core.metrics import Metrics
 
 

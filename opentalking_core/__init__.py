@@ -1,6 +1,10 @@
 """What a plugin's author imports. The hooks are in `opentalking_core.hookspecs`, the test suites in `.testing`."""
 
-from .bundle import AvatarBundle, Problem, list_avatar_dirs, load_avatar_bundle
+from .builtin_plugins.model_types import ModelType, PortraitRecipe
+from .bundles.bundle import AvatarBundle, Problem, list_avatar_dirs, load_avatar_bundle
+from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
+from .bundles.mouth import MouthLandmarks, Point
+from .bundles.store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
 from .errors import (
     AlreadyExists,
     InvalidBundle,
@@ -13,10 +17,6 @@ from .errors import (
     StoreUnavailable,
 )
 from .hookspecs import hookimpl
-from .manifest import AvatarManifest, is_avatar_id, is_bundle_path
-from .model_types import ModelType, PortraitRecipe
-from .mouth import MouthLandmarks, Point
-from .store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
 
 __all__ = [
     "MANIFEST",

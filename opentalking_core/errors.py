@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .bundle import Problem
+    from .bundles.bundle import Problem
 
 
 class OpenTalkingError(Exception):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .model_types import ModelType
-    from .mouth import MouthLandmarks
-    from .store import BundleStore
+    from .builtin_plugins.model_types import ModelType
+    from .bundles.mouth import MouthLandmarks
+    from .bundles.store import BundleStore
 
 hookspec = pluggy.HookspecMarker("opentalking")
 hookimpl = pluggy.HookimplMarker("opentalking")  #: marks a plugin's hook implementations

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from cachetools import LRUCache
 
-from .catalog import AvatarCatalog, read_manifest
-from .custom_avatar import candidate_ids, custom_manifest
-from .detection import DetectorChain
+from .bundles.manifest import AvatarManifest, is_avatar_id
+from .bundles.mouth import mouth_metadata
+from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
+from .catalog.file_cache import CachedFile, FileCache
+from .catalog.scanning import AvatarCatalog, read_manifest
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -25,14 +27,12 @@ from .errors import (
     Overloaded,
     StoreUnavailable,
 )
-from .file_cache import CachedFile, FileCache
-from .manifest import AvatarManifest, is_avatar_id
 from .metrics import Metrics
-from .mouth import mouth_metadata
-from .portrait import make_thumbnail, measure_size, prepare_portrait
-from .portrait_checks import check_portrait
-from .store import MANIFEST, ChangeStamp, PresignedURLs
-from .workers import WorkerCrashed, WorkerPool
+from .portraits.checks import check_portrait
+from .portraits.custom_avatar import candidate_ids, custom_manifest
+from .portraits.picture import make_thumbnail, measure_size, prepare_portrait
+from .workers.detection import DetectorChain
+from .workers.pool import WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .catalog import Listing, ListingPage, ListingQuery
-    from .detection import DetectedMouth
+    from .bundles.manifest import AvatarSummary
+    from .bundles.store import FileReader
+    from .catalog.scanning import Listing, ListingPage, ListingQuery
     from .health import DetectorHealth, Health
-    from .host import PluginHost
-    from .manifest import AvatarSummary
-    from .portrait_checks import PortraitReport
+    from .host.host import PluginHost
+    from .portraits.checks import PortraitReport
     from .settings import Settings
-    from .store import FileReader
+    from .workers.detection import DetectedMouth
 
     StoredFile = CachedFile | FileReader
 

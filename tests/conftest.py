@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from PIL import Image
 
-from opentalking_core.host import PluginHost
-from opentalking_core.store import ChangeStamp
+from opentalking_core.bundles.store import ChangeStamp
+from opentalking_core.host.host import PluginHost
 
 if TYPE_CHECKING:
     import httpx

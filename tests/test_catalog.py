@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opentalking_core import catalog
+from opentalking_core.catalog import scanning as catalog
 from opentalking_core.errors import StoreUnavailable
 from opentalking_core.metrics import Metrics
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest

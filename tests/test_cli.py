@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.cli import app
-from opentalking_core.memory_store import MemoryStore
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.running import running_service
 

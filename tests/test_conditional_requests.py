@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from opentalking_core import catalog
+from opentalking_core.catalog import scanning as catalog
 from opentalking_core.testing.running import running_service
 
 from .asking import Answer, ask, let_tags_settle, wait_for

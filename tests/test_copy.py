@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
+from opentalking_core.bundles.copying import copy_bundles
 from opentalking_core.cli import app
-from opentalking_core.copying import copy_bundles
-from opentalking_core.memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from opentalking_core.store import FileReader
+    from opentalking_core.bundles.store import FileReader
     from opentalking_core.testing.fixtures import PutBundle, StoredFiles
 
 FILES = {"preview.png": b"p" * 1000, "frames/frame_00000.png": b"f" * 3_000_000, "frames/frame_00001.png": b""}

@@ -18,9 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from opentalking_core import MouthLandmarks, PluginError, hookspecs
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.cli import app
-from opentalking_core.host import PluginChoice, PluginHost
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.host.host import PluginChoice, PluginHost
 from opentalking_core.settings import Settings
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from opentalking_core import InvalidURL, MouthLandmarks, PluginError, hookimpl
-from opentalking_core.host import PluginChoice, PluginHost, PluginInfo
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
+from opentalking_core.host.host import PluginChoice, PluginHost, PluginInfo
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 

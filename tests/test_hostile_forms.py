@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from opentalking_core.bundles.manifest import MAX_ID_BYTES, AvatarManifest, is_avatar_id, is_bundle_path
 from opentalking_core.errors import InvalidManifest
-from opentalking_core.manifest import MAX_ID_BYTES, AvatarManifest, is_avatar_id, is_bundle_path
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.running import running_service
 

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.testing.stores import BundleStoreContract
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opentalking_core.host import PluginHost
+from opentalking_core.host.host import PluginHost
 from opentalking_core.testing.model_types import ModelTypeContract, bundle, check
 
 if TYPE_CHECKING:

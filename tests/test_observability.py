@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from opentalking_core import errors
 from opentalking_core.api import create_app, observability
 from opentalking_core.api.observability import target
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.hookspecs import hookimpl
-from opentalking_core.host import PluginChoice, PluginHost
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.host.host import PluginChoice, PluginHost
 from opentalking_core.settings import Settings
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import installed_detectors, running_service

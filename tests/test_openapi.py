@@ -20,8 +20,8 @@ from opentalking_core import errors, hookimpl
 from opentalking_core.api import create_app
 from opentalking_core.api.errors import STATUS
 from opentalking_core.api.openapi import openapi_document
-from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.settings import Settings
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service

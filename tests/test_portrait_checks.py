@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image, ImageFilter
 
-from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.mouth import MouthLandmarks
-from opentalking_core.portrait_checks import mouth_opening
+from opentalking_core.bundles.mouth import MouthLandmarks
+from opentalking_core.portraits.checks import mouth_opening
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.running import running_service
 
 if TYPE_CHECKING:

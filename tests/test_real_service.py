@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from opentalking_core import load_avatar_bundle
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.running import running_service
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from opentalking_core import hookimpl
-from opentalking_core import portrait as portraits
 from opentalking_core.errors import StoreFull, StoreUnavailable
+from opentalking_core.portraits import picture as portraits
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 

@@ -22,7 +22,7 @@ import pytest
 
 from opentalking_core.errors import Overloaded
 from opentalking_core.testing.running import running_service
-from opentalking_core.workers import MEMORY_PER_WORKER, WorkerCrashed, WorkerPool
+from opentalking_core.workers.pool import MEMORY_PER_WORKER, WorkerCrashed, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -90,7 +90,7 @@ def test_a_worker_killed_at_work_costs_its_call_alone() -> None:
 
 def test_workers_that_are_stopped_are_replaced_and_their_calls_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a debugger, or a system that lets containers freeze."""
-    monkeypatch.setattr("opentalking_core.workers._SECONDS_TO_START", 3.0)
+    monkeypatch.setattr("opentalking_core.workers.pool._SECONDS_TO_START", 3.0)
 
     async def main() -> None:
         async with worker_pool(time_limit=2) as pool:
@@ -164,7 +164,7 @@ def test_memory_is_bounded_and_a_full_worker_replaced() -> None:
 
 SERVER = """
 import asyncio, os, sys, time
-from opentalking_core.workers import WorkerPool
+from opentalking_core.workers.pool import WorkerPool
 
 def hang(file):
     with open(file, "w") as opened:

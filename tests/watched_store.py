@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentalking_core import hookimpl
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from opentalking_core.store import BundleStore, BundleVersion, FileInfo, FileReader
+    from opentalking_core.bundles.store import BundleStore, BundleVersion, FileInfo, FileReader
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:

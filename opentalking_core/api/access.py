@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from falcon.asgi import Request, Response
 
     from ..hookspecs import Action
-    from ..host import PluginHost
+    from ..host.host import PluginHost
     from ..settings import Protect
 
 #: What a request asks for, by its route and method (HEAD counts as GET).

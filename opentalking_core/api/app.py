@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import falcon
 import falcon.asgi
 
-from ..host import MOUTH_PACKAGE, PluginChoice, PluginHost
+from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
 from .access import Access

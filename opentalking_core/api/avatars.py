@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 
 import falcon
 
-from ..catalog import Listing, ListingQuery
+from ..catalog.file_cache import CachedFile
+from ..catalog.scanning import Listing, ListingQuery
 from ..errors import InvalidRequest
-from ..file_cache import CachedFile
 from .conditional import accepts_gzip, is_unchanged, takes, wanted_range
 from .replay import replay_while
 from .upload import read_avatar_form, read_image
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from falcon.asgi import Request, Response
 
+    from ..bundles.store import FileReader
     from ..service import AvatarService, StoredFile
-    from ..store import FileReader
 
 #: From this size on a list is sent compressed to clients that take it: below, the headers weigh as much as it saves.
 _WORTH_GZIP = 1400

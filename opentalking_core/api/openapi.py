@@ -16,9 +16,9 @@ import falcon.inspect
 from pydantic import TypeAdapter
 
 from .. import errors
+from ..bundles.manifest import AvatarManifest, AvatarSummary
 from ..health import DetectorHealth, Health, StoreHealth
-from ..manifest import AvatarManifest, AvatarSummary
-from ..portrait_checks import PortraitCheck, PortraitReport
+from ..portraits.checks import PortraitCheck, PortraitReport
 from ..service import MAX_NAME
 from .access import OPEN_ROUTES
 from .avatars import PAGE_SIZES, THUMBNAIL_WIDTHS

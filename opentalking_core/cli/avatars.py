@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from ..catalog import read_manifest
+from ..bundles.manifest import AvatarManifest, AvatarSummary, is_avatar_id
+from ..catalog.scanning import read_manifest
 from ..errors import InvalidManifest, NotFound, OpenTalkingError
-from ..manifest import AvatarManifest, AvatarSummary, is_avatar_id
 from .output import load_host, progress, read_settings, warn
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from ..host import PluginHost
+    from ..bundles.store import BundleStore
+    from ..host.host import PluginHost
     from ..service import AvatarService
-    from ..store import BundleStore
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 if TYPE_CHECKING:
-    from ..copying import Copied
-    from ..store import BundleStore
+    from ..bundles.copying import Copied
+    from ..bundles.store import BundleStore
 
 
 def copy(
@@ -27,7 +27,7 @@ def copy(
     """
     from rich.markup import escape
 
-    from ..copying import Outcome
+    from ..bundles.copying import Outcome
     from .output import err, errors_in_words, load_host, out, read_settings
 
     with errors_in_words():
@@ -51,7 +51,7 @@ def copy(
 async def _copy(source: BundleStore, target: BundleStore, ids: list[str], at_once: int, dry_run: bool) -> list[Copied]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from ..copying import copy_bundles
+    from ..bundles.copying import copy_bundles
     from .output import err
 
     results = []

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..store import BundleStore
+    from ..bundles.store import BundleStore
 
 
 def demo(
@@ -29,7 +29,7 @@ def demo(
 
 
 async def _write(unopened: BundleStore, if_empty: bool) -> list[str]:
-    from ..drawn_portrait import draw_portrait
+    from ..portraits.drawn import draw_portrait
 
     async with unopened as store:
         present = {bundle.avatar_id async for bundle in store.scan()}

@@ -47,7 +47,7 @@ def _draw(image: Path, mouth: dict[str, Any], overlay: Path) -> None:
     from PIL import ImageDraw
 
     from ..errors import OpenTalkingError
-    from ..portrait import MAX_PIXELS, decode_portrait
+    from ..portraits.picture import MAX_PIXELS, decode_portrait
 
     picture = Pictures.fromarray(decode_portrait(image.read_bytes(), MAX_PIXELS, MAX_PIXELS))
     width, height = picture.size

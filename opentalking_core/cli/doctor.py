@@ -20,9 +20,9 @@ from .options import ApiKey, Json, Server, Store
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
-    from ..host import PluginHost
+    from ..bundles.store import BundleStore
+    from ..host.host import PluginHost
     from ..settings import Settings
-    from ..store import BundleStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,8 @@ async def _store(host: PluginHost, location: str) -> AsyncIterator[Finding]:
 
 async def _writable(store: BundleStore) -> Finding:
     """Whether avatars can be created and deleted; nobody sees the one that is, because its manifest says hidden."""
+    from ..bundles.store import MANIFEST
     from ..errors import OpenTalkingError
-    from ..store import MANIFEST
 
     avatar_id = f"opentalking-doctor-{secrets.token_hex(6)}"
     fields = {"id": avatar_id, "model_type": "mock", "fps": 25, "sample_rate": 16000, "width": 1, "height": 1}
@@ -202,7 +202,7 @@ async def _writable(store: BundleStore) -> Finding:
 
 
 async def _workers(settings: Settings) -> Finding:
-    from ..workers import WorkerCrashed, WorkerPool
+    from ..workers.pool import WorkerCrashed, WorkerPool
 
     if settings.portrait_workers == 0:
         return Finding("workers", "ok", "portraits are worked on in threads: OPENTALKING_PORTRAIT_WORKERS is 0")
@@ -219,9 +219,9 @@ async def _workers(settings: Settings) -> Finding:
 
 async def _mouth(host: PluginHost, settings: Settings) -> Finding:
     """Whether a mouth is found where there is one: the whole way of an upload, but for the store."""
-    from ..drawn_portrait import draw_portrait
     from ..errors import OpenTalkingError
-    from ..host import MOUTH_PACKAGE
+    from ..host.host import MOUTH_PACKAGE
+    from ..portraits.drawn import draw_portrait
     from ..service import AvatarService
 
     if not host.detectors():

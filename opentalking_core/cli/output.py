@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
 from ..errors import OpenTalkingError
-from ..host import PluginChoice, PluginHost
+from ..host.host import PluginChoice, PluginHost
 from ..settings import Settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .options import ApiKey, AvatarId, Json, Server, Store
 
 if TYPE_CHECKING:
-    from ..manifest import AvatarManifest
+    from ..bundles.manifest import AvatarManifest
 
 
 def show(

@@ -8,8 +8,8 @@
         def plugin(self):
             return my_detector          # the module, or the object, whose functions carry @hookimpl
 
-The pictures are drawn (`opentalking_core.drawn_portrait`), so their mouths are known. The tests call the plugin's hooks
-directly and need pytest alone.
+The pictures are drawn (`opentalking_core.portraits.drawn`), so their mouths are known. The tests call the plugin's
+hooks directly and need pytest alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opentalking_core.drawn_portrait import DrawnPortrait, draw_portrait
-from opentalking_core.mouth import MouthLandmarks, mouth_metadata
+from opentalking_core.bundles.mouth import MouthLandmarks, mouth_metadata
+from opentalking_core.portraits.drawn import DrawnPortrait, draw_portrait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

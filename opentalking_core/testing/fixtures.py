@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from ..bundles.mouth import MouthLandmarks
+from ..bundles.store import ChangeStamp
 from ..hookspecs import hookimpl
-from ..host import PluginHost
-from ..mouth import MouthLandmarks
-from ..store import ChangeStamp
+from ..host.host import PluginHost
 from .running import running_service
 
 if TYPE_CHECKING:

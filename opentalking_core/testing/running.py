@@ -15,7 +15,7 @@ import uvicorn
 
 from ..api import create_app
 from ..api.http_protocol import LimitedHttpProtocol
-from ..host import PluginChoice, PluginHost
+from ..host.host import PluginChoice, PluginHost
 from ..settings import Settings
 
 if TYPE_CHECKING:

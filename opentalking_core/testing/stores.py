@@ -22,8 +22,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from opentalking_core.bundles.store import MANIFEST, BundleStore, ChangeStamp, FileInfo
 from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
-from opentalking_core.store import MANIFEST, BundleStore, ChangeStamp, FileInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator

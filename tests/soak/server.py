@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from opentalking_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from opentalking_core.store import BundleStore
+    from opentalking_core.bundles.store import BundleStore
 
 
 @hookimpl

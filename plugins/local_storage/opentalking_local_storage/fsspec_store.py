@@ -30,10 +30,10 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
+from opentalking_core.bundles.store import MANIFEST, BundleVersion, FileInfo
 from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreFull, StoreUnavailable
 from opentalking_core.hookspecs import hookimpl
-from opentalking_core.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.store import MANIFEST, BundleVersion, FileInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-    from opentalking_core.store import BundleStore
+    from opentalking_core.bundles.store import BundleStore
 
 T = TypeVar("T")
 
@@ -282,7 +282,7 @@ class FsspecStore:
 
 
 class FsspecReader:
-    """An open file; see `opentalking_core.store.FileReader`. A small one is in memory."""
+    """An open file; see `opentalking_core.FileReader`. A small one is in memory."""
 
     def __init__(self, info: FileInfo, read: Callable[[int, int], Any]) -> None:
         self.info = info

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
+from opentalking_core.bundles.store import MANIFEST, FileInfo
 from opentalking_core.errors import InvalidURL, NotFound, StoreUnavailable
-from opentalking_core.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.store import MANIFEST, FileInfo
 
 from . import disk
 from .scratch import Scratch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Mapping
     from typing import Any, Self
 
-    from opentalking_core.store import BundleVersion
+    from opentalking_core.bundles.store import BundleVersion
 
     Absent = type[NotFound | StoreUnavailable]  # what a missing file or folder means
 
@@ -42,7 +42,7 @@ _WATCHED = 16  # how many unfinished folders the change stamp looks at, on the e
 
 
 class LocalStore:
-    """The bundle store over one folder; several processes may share it. See `opentalking_core.store.BundleStore`.
+    """The bundle store over one folder; several processes may share it. See `opentalking_core.BundleStore`.
 
     The root is created on entry only: one that vanishes later (an unmounted volume) is StoreUnavailable until it is
     back, lest bundles be written beneath a mount point.
@@ -183,7 +183,7 @@ class LocalStore:
 
 
 class LocalReader:
-    """An open file; see `opentalking_core.store.FileReader`. A small one is in memory, its descriptor closed."""
+    """An open file; see `opentalking_core.FileReader`. A small one is in memory, its descriptor closed."""
 
     def __init__(self, fd: int, path: str, read: Callable[..., Future[Any]]) -> None:
         status = os.fstat(fd)

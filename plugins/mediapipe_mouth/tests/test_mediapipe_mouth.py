@@ -19,7 +19,7 @@ from opentalking_mediapipe_mouth.drawing import import_mediapipe
 from opentalking_mediapipe_mouth.native_log import native_lines_as_debug_log
 
 from opentalking_core import MouthLandmarks, PluginError
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.detectors import MouthDetectorContract
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ _FRESH_PROCESS = """
 import sys
 import numpy as np
 import opentalking_mediapipe_mouth as plugin
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 
 path_before = list(sys.path)
 plugin.startup()

@@ -10,7 +10,7 @@ from opentalking_core.hookspecs import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from opentalking_core.store import BundleStore
+    from opentalking_core.bundles.store import BundleStore
 
 
 @hookimpl

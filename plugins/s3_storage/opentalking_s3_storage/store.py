@@ -16,9 +16,9 @@ from weakref import WeakSet
 
 from cachetools import LRUCache
 
+from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
+from opentalking_core.bundles.store import MANIFEST, BundleVersion, FileInfo
 from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreUnavailable
-from opentalking_core.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.store import MANIFEST, BundleVersion, FileInfo
 
 from .bucket import PART, Bucket, NotModified, Object, read_settings
 from .claims import Busy, Claims
@@ -325,7 +325,7 @@ class S3Store:
 
 
 class S3Reader:
-    """An open file; see `opentalking_core.store.FileReader`. A small one is in memory, unless it was known before."""
+    """An open file; see `opentalking_core.FileReader`. A small one is in memory, unless it was known before."""
 
     def __init__(self, info: FileInfo, key: str, bucket: Bucket, found: Object | None) -> None:
         self.info = info

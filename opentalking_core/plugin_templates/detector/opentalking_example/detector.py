@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from opentalking_core import MouthLandmarks
-from opentalking_core.drawn_portrait import PALETTES, draw_portrait
+from opentalking_core.portraits.drawn import PALETTES, draw_portrait
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import opentalking_example
 import pytest
 
-from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.detectors import MouthDetectorContract
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.running import running_service

@@ -8,8 +8,8 @@ import opentalking_example
 import pytest
 from opentalking_example import ExampleType
 
-from opentalking_core.drawn_portrait import draw_portrait
-from opentalking_core.memory_store import MemoryStore
+from opentalking_core.builtin_plugins.memory_store import MemoryStore
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.model_types import ModelTypeContract, bundle
 from opentalking_core.testing.running import running_service

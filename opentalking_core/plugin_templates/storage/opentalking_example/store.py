@@ -1,6 +1,6 @@
 """Avatar bundles in an SQLite file. It works as it stands; put your own backend in the place of SQLite.
 
-What a store promises is in the docstring of `opentalking_core.store`, and the tests check it.
+What a store promises is in the docstring of `opentalking_core.bundles.store`, and the tests check it.
 """
 
 from __future__ import annotations

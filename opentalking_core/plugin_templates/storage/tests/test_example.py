@@ -10,7 +10,7 @@ import pytest
 from opentalking_example.store import ExampleStore
 
 from opentalking_core import InvalidURL
-from opentalking_core.drawn_portrait import draw_portrait
+from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.running import running_service
 from opentalking_core.testing.stores import BundleStoreContract

@@ -11,11 +11,11 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
-from .errors import InvalidRequest, Overloaded, PluginError
-from .host import PluginChoice, PluginHost
-from .portrait import decode_portrait
-from .portrait_checks import measure_face
-from .workers import WorkerCrashed
+from ..errors import InvalidRequest, Overloaded, PluginError
+from ..host.host import PluginChoice, PluginHost
+from ..portraits.checks import measure_face
+from ..portraits.picture import decode_portrait
+from .pool import WorkerCrashed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .host import PluginInfo
-    from .metrics import Metrics
-    from .mouth import MouthLandmarks
-    from .portrait_checks import FaceQuality
-    from .workers import WorkerPool
+    from ..bundles.mouth import MouthLandmarks
+    from ..host.host import PluginInfo
+    from ..metrics import Metrics
+    from ..portraits.checks import FaceQuality
+    from .pool import WorkerPool
 
     Picture = tuple[bytes, int, int]  # the arguments of decode_portrait
     Pixels = NDArray[np.uint8]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .mouth import MouthLandmarks, Point
+    from ..bundles.mouth import MouthLandmarks, Point
 
 #: A face must be so many pixels wide, cheek to cheek, in the picture that the avatar will show. Its eyes are then some
 #: 90 pixels apart, for which OFIQ, BSI's open implementation of ISO/IEC 29794-5, gives 73 of 100; Yoti asks for 150.

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .errors import AlreadyExists, NotFound, OpenTalkingError, StoreUnavailable
+from ..errors import AlreadyExists, NotFound, OpenTalkingError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from .errors import InvalidManifest, NotFound, StoreUnavailable
-from .manifest import MAX_MANIFEST_BYTES, AvatarManifest
-from .store import MANIFEST, ChangeStamp
+from ..bundles.manifest import MAX_MANIFEST_BYTES, AvatarManifest
+from ..bundles.store import MANIFEST, ChangeStamp
+from ..errors import InvalidManifest, NotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
-    from .manifest import AvatarSummary
-    from .metrics import Metrics
-    from .store import BundleStore
+    from ..bundles.manifest import AvatarSummary
+    from ..bundles.store import BundleStore
+    from ..metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pebble
 
-from .errors import Overloaded
+from ..errors import Overloaded
 
 try:
     import fcntl

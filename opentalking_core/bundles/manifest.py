@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
 
-from .errors import InvalidManifest
+from ..errors import InvalidManifest
 
 if TYPE_CHECKING:
     from typing import Self

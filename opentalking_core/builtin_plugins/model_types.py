@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .bundle import Problem
-from .hookspecs import hookimpl
+from ..bundles.bundle import Problem
+from ..hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from .bundle import AvatarBundle
+    from ..bundles.bundle import AvatarBundle
 
 
 @dataclass(frozen=True, slots=True)

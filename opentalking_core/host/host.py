@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import pluggy
 
-from . import hookspecs
-from .errors import InvalidURL, PluginError
-from .mouth import MouthLandmarks
+from .. import hookspecs
+from ..bundles.mouth import MouthLandmarks
+from ..errors import InvalidURL, PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .hookspecs import Action
-    from .model_types import ModelType
-    from .store import BundleStore
+    from ..builtin_plugins.model_types import ModelType
+    from ..bundles.store import BundleStore
+    from ..hookspecs import Action
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
 
-    from .metrics import Metrics
-    from .store import BundleStore, FileInfo, FileReader
+    from ..bundles.store import BundleStore, FileInfo, FileReader
+    from ..metrics import Metrics
 
 #: Beside its content, an entry takes about so many bytes.
 _OVERHEAD = 1024

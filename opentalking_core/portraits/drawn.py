@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .mouth import Point
+    from ..bundles.mouth import Point
 
 
 class Palette(NamedTuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .errors import InvalidBundle, InvalidManifest, NotFound
+from ..errors import InvalidBundle, InvalidManifest, NotFound
 from .manifest import AvatarManifest, is_avatar_id
 from .store import MANIFEST
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from os import PathLike
 
-    from .model_types import ModelType
+    from ..builtin_plugins.model_types import ModelType
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def load_avatar_bundle(
     bundle = AvatarBundle(folder.resolve().name, manifest, files, folder)
     if strict:
         if model_types is None:
-            from .model_types import register_model_types  # it needs this module's types
+            from ..builtin_plugins.model_types import register_model_types  # it needs this module's types
 
             model_types = register_model_types()
         problems = validate_bundle(bundle, {model_type.name: model_type for model_type in model_types})

@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import AlreadyExists, NotFound
-from .hookspecs import hookimpl
-from .manifest import is_avatar_id, is_bundle_path
-from .store import MANIFEST, BundleVersion, FileInfo
+from ..bundles.manifest import is_avatar_id, is_bundle_path
+from ..bundles.store import MANIFEST, BundleVersion, FileInfo
+from ..errors import AlreadyExists, NotFound
+from ..hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Hashable, Mapping
     from typing import Self
 
-    from .store import BundleStore
+    from ..bundles.store import BundleStore
 
 _PIECE = 1024 * 1024
 

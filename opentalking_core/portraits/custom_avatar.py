@@ -7,16 +7,16 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from .manifest import AvatarManifest
-from .mouth import mouth_metadata
+from ..bundles.manifest import AvatarManifest
+from ..bundles.mouth import mouth_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .detection import DetectedMouth
-    from .model_types import PortraitRecipe
-    from .portrait import PreparedPortrait
-    from .portrait_checks import PortraitReport
+    from ..builtin_plugins.model_types import PortraitRecipe
+    from ..workers.detection import DetectedMouth
+    from .checks import PortraitReport
+    from .picture import PreparedPortrait
 
 #: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).
 #: model_crop, not in the spec's list, is a box in the base's own picture, as in the real bundle office-woman.

@@ -1,0 +1,1 @@
+"""What an avatar is, and where bundles live."""

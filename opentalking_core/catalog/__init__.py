@@ -1,0 +1,1 @@
+"""Which avatars there are, over one bundle store."""

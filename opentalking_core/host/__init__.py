@@ -1,0 +1,1 @@
+"""Find plugins, and ask them."""

@@ -1,0 +1,1 @@
+"""Run native code on strangers' pictures."""
