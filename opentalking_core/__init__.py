@@ -1,18 +1,22 @@
 """What a plugin's author imports. The hooks are in `opentalking_core.hookspecs`, the test suites in `.testing`."""
 
-from .builtin_plugins.model_types import ModelType, PortraitRecipe
-from .bundles.bundle import AvatarBundle, Problem, list_avatar_dirs, load_avatar_bundle
+from .bundles.bundle import AvatarBundle
+from .bundles.folder import list_avatar_dirs, load_avatar_bundle
 from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
+from .bundles.model_type import ModelType, PortraitRecipe
 from .bundles.mouth import MouthLandmarks, Point
-from .bundles.store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader
+from .bundles.standard_types import STANDARD_MODEL_TYPES
+from .bundles.store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader, PresignedURLs
 from .errors import (
     AlreadyExists,
     InvalidBundle,
     InvalidManifest,
+    InvalidRequest,
     InvalidURL,
     NotFound,
     OpenTalkingError,
     PluginError,
+    Problem,
     StoreFull,
     StoreUnavailable,
 )
@@ -20,6 +24,7 @@ from .hookspecs import hookimpl
 
 __all__ = [
     "MANIFEST",
+    "STANDARD_MODEL_TYPES",
     "AlreadyExists",
     "AvatarBundle",
     "AvatarManifest",
@@ -30,6 +35,7 @@ __all__ = [
     "FileReader",
     "InvalidBundle",
     "InvalidManifest",
+    "InvalidRequest",
     "InvalidURL",
     "ModelType",
     "MouthLandmarks",
@@ -38,6 +44,7 @@ __all__ = [
     "PluginError",
     "Point",
     "PortraitRecipe",
+    "PresignedURLs",
     "Problem",
     "StoreFull",
     "StoreUnavailable",

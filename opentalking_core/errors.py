@@ -20,12 +20,26 @@ numbers are what the HTTP API answers (`opentalking_core.api.errors`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .bundles.bundle import Problem
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that validation found.
+
+    Args:
+        severity: an "error" keeps the bundle from working, a "warning" doesn't.
+        where: the file ("frames/") or the manifest's field ("metadata.template_video") that it is about.
+        message: one sentence: what is wrong and what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    where: str
+    message: str
 
 
 class OpenTalkingError(Exception):

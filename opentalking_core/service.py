@@ -15,9 +15,10 @@ from cachetools import LRUCache
 
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.mouth import mouth_metadata
+from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
-from .catalog.scanning import AvatarCatalog, read_manifest
+from .catalog.scanning import AvatarCatalog
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -46,8 +47,8 @@ if TYPE_CHECKING:
     from .health import DetectorHealth, Health
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
+    from .portraits.detected_mouth import DetectedMouth
     from .settings import Settings
-    from .workers.detection import DetectedMouth
 
     StoredFile = CachedFile | FileReader
 

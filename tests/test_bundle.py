@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from opentalking_core import InvalidBundle, InvalidManifest, NotFound, list_avatar_dirs, load_avatar_bundle
-from opentalking_core.bundles.bundle import AvatarBundle, validate_bundle
+from opentalking_core.bundles.bundle import AvatarBundle
 from opentalking_core.bundles.manifest import AvatarManifest
+from opentalking_core.bundles.validation import validate_bundle
 from opentalking_core.host.host import PluginHost
 from opentalking_core.testing.fixtures import example_manifest
 

@@ -14,8 +14,7 @@ import hmac
 import os
 from pathlib import Path
 
-from ..errors import PluginError
-from ..hookspecs import hookimpl
+from opentalking_core import PluginError, hookimpl
 
 #: Shorter keys can be guessed; `openssl rand -hex 32` makes one of 64 characters.
 _SAFE_LENGTH = 20

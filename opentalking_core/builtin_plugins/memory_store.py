@@ -12,16 +12,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..bundles.manifest import is_avatar_id, is_bundle_path
-from ..bundles.store import MANIFEST, BundleVersion, FileInfo
-from ..errors import AlreadyExists, NotFound
-from ..hookspecs import hookimpl
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    BundleVersion,
+    FileInfo,
+    NotFound,
+    hookimpl,
+    is_avatar_id,
+    is_bundle_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Hashable, Mapping
     from typing import Self
 
-    from ..bundles.store import BundleStore
+    from opentalking_core import BundleStore
 
 _PIECE = 1024 * 1024
 

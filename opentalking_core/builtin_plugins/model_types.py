@@ -1,133 +1,16 @@
-"""Model types: what drives an avatar, what a bundle of it needs, and whether a portrait can become one.
-
-The six built-in ones are registered here through the same hook as anybody's.
-"""
+"""The plugin that registers the six model types of the bundle format."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from ..bundles.bundle import Problem
-from ..hookspecs import hookimpl
+from opentalking_core import STANDARD_MODEL_TYPES, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
-    from ..bundles.bundle import AvatarBundle
-
-
-@dataclass(frozen=True, slots=True)
-class PortraitRecipe:
-    """How a portrait becomes a bundle of a model type.
-
-    Args:
-        picture_paths: where the portrait's PNG goes in the bundle; the first is the still that mouths are measured on.
-        metadata: what the new manifest's metadata says about these files.
-    """
-
-    picture_paths: tuple[str, ...]
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-class ModelType(Protocol):
-    """What drives an avatar."""
-
-    @property
-    def name(self) -> str:
-        """What a manifest's `model_type` says."""
-        ...
-
-    @property
-    def portrait_recipe(self) -> PortraitRecipe | None:
-        """How to make an avatar of this type from a portrait; None if one portrait isn't enough."""
-        ...
-
-    def problems(self, bundle: AvatarBundle) -> Iterable[Problem]:
-        """What keeps `bundle` from being driven by this type, as values: never raises, whatever the bundle holds."""
-        ...
-
-
-def _reference(bundle: AvatarBundle) -> bool:
-    return "reference.png" in bundle.files or "reference.jpg" in bundle.files
-
-
-@dataclass(frozen=True)
-class _Wav2Lip:
-    name: str = "wav2lip"
-    portrait_recipe: PortraitRecipe | None = PortraitRecipe(
-        ("reference.png", "preview.png", "frames/frame_00000.png"),
-        {"reference_mode": "image", "frame_dir": "frames"},
-    )
-
-    def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """Frames, or a reference picture unless `metadata.reference_mode` asks for frames."""
-        metadata = bundle.manifest.metadata
-        folder = metadata.get("frame_dir", "frames")
-        if not isinstance(folder, str) or not folder.strip("/"):
-            yield Problem("error", "metadata.frame_dir", f"must name a folder of the bundle, not {folder!r:.60}")
-        elif not bundle.images_in(folder):
-            if metadata.get("reference_mode") == "frames":
-                yield Problem("error", f"{folder}/", "holds no PNG or JPG, and metadata.reference_mode asks for frames")
-            elif not _reference(bundle):
-                yield Problem(
-                    "error", f"{folder}/", "holds no PNG or JPG, and there is no reference.png or reference.jpg either"
-                )
-
-
-@dataclass(frozen=True)
-class _MuseTalk:
-    name: str = "musetalk"
-    portrait_recipe: PortraitRecipe | None = None
-
-    def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A sequence of full frames."""
-        if not bundle.images_in("full_frames"):
-            yield Problem("error", "full_frames/", "holds no PNG or JPG: musetalk needs at least one full frame")
-
-
-@dataclass(frozen=True)
-class _QuickTalk:
-    name: str = "quicktalk"
-    portrait_recipe: PortraitRecipe | None = None
-
-    def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A template video and an asset root, which may lie outside the bundle."""
-        for key in ("template_video", "asset_root"):
-            value = bundle.manifest.metadata.get(key)
-            if not isinstance(value, str) or not value.strip():
-                yield Problem("error", f"metadata.{key}", "is missing: quicktalk needs its path")
-
-
-@dataclass(frozen=True)
-class _ReferenceDriven:
-    name: str
-    portrait_recipe: PortraitRecipe | None = None
-
-    def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A still that today's runtime animates."""
-        if not _reference(bundle):
-            yield Problem("error", "reference.png", f"is missing (as is reference.jpg): {self.name} animates it")
-
-
-@dataclass(frozen=True)
-class _Mock:
-    name: str = "mock"
-    portrait_recipe: PortraitRecipe | None = None
-
-    def problems(self, bundle: AvatarBundle) -> Iterable[Problem]:
-        """Nothing is needed."""
-        return ()
+    from opentalking_core import ModelType
 
 
 @hookimpl
 def register_model_types() -> tuple[ModelType, ...]:
-    """The six built-in model types."""
-    return (
-        _Wav2Lip(),
-        _MuseTalk(),
-        _QuickTalk(),
-        _ReferenceDriven("flashtalk"),
-        _ReferenceDriven("flashhead"),
-        _Mock(),
-    )
+    """Return the six types."""
+    return STANDARD_MODEL_TYPES

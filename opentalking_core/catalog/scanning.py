@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ..bundles.manifest import MAX_MANIFEST_BYTES, AvatarManifest
-from ..bundles.store import MANIFEST, ChangeStamp
+from ..bundles.reading import read_manifest
+from ..bundles.store import ChangeStamp
 from ..errors import InvalidManifest, NotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
-    from ..bundles.manifest import AvatarSummary
+    from ..bundles.manifest import AvatarManifest, AvatarSummary
     from ..bundles.store import BundleStore
     from ..metrics import Metrics
 
@@ -104,14 +104,6 @@ class _Entry:
 
 
 _ID = attrgetter("summary.id")  # of an entry
-
-
-async def read_manifest(store: BundleStore, avatar_id: str) -> AvatarManifest:
-    """A bundle's manifest. Raises NotFound, InvalidManifest, StoreUnavailable."""
-    async with store.open(avatar_id, MANIFEST) as file:
-        if file.info.size > MAX_MANIFEST_BYTES:
-            raise InvalidManifest(f"{MANIFEST} has {file.info.size} bytes; at most {MAX_MANIFEST_BYTES} are read")
-        return AvatarManifest.parse(await file.read())
 
 
 class AvatarCatalog:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from ..bundles.manifest import AvatarManifest, AvatarSummary, is_avatar_id
-from ..catalog.scanning import read_manifest
+from ..bundles.reading import read_manifest
 from ..errors import InvalidManifest, NotFound, OpenTalkingError
 from .output import load_host, progress, read_settings, warn
 

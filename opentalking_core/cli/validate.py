@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from ..builtin_plugins.model_types import ModelType
-    from ..bundles.bundle import Problem
+    from ..bundles.model_type import ModelType
     from ..bundles.store import BundleStore
+    from ..errors import Problem
 
 
 def validate(
@@ -55,7 +55,8 @@ def _check_folders(
     folder: Path, model_types: Mapping[str, ModelType], report: Callable[[int, int], None]
 ) -> dict[str, list[Problem]]:
     """Every folder in it that holds a manifest: also those that a store would pass over, because of their names."""
-    from ..bundles.bundle import list_avatar_dirs, load_avatar_bundle, validate_bundle
+    from ..bundles.folder import list_avatar_dirs, load_avatar_bundle
+    from ..bundles.validation import validate_bundle
     from ..errors import InvalidManifest, NotFound
 
     bundles = [folder] if (folder / "manifest.json").is_file() else list_avatar_dirs(folder)
@@ -73,8 +74,9 @@ def _check_folders(
 async def _check_store(
     unopened: BundleStore, model_types: Mapping[str, ModelType], report: Callable[[int, int], None]
 ) -> dict[str, list[Problem]]:
-    from ..bundles.bundle import AvatarBundle, validate_bundle
-    from ..catalog.scanning import read_manifest
+    from ..bundles.bundle import AvatarBundle
+    from ..bundles.reading import read_manifest
+    from ..bundles.validation import validate_bundle
     from .avatars import read_each
 
     async def read(store: BundleStore, avatar_id: str) -> AvatarBundle:
@@ -90,7 +92,7 @@ async def _check_store(
 
 
 def _unreadable(error: Exception) -> Problem:
-    from ..bundles.bundle import Problem
+    from ..errors import Problem
 
     return Problem("error", "manifest.json", str(error))
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..builtin_plugins.model_types import ModelType
+    from ..bundles.model_type import ModelType
     from ..bundles.store import BundleStore
     from ..hookspecs import Action
 

@@ -13,9 +13,9 @@ from ..bundles.mouth import mouth_metadata
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..builtin_plugins.model_types import PortraitRecipe
-    from ..workers.detection import DetectedMouth
+    from ..bundles.model_type import PortraitRecipe
     from .checks import PortraitReport
+    from .detected_mouth import DetectedMouth
     from .picture import PreparedPortrait
 
 #: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).

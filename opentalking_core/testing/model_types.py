@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opentalking_core.builtin_plugins.model_types import PortraitRecipe
-from opentalking_core.bundles.bundle import AvatarBundle, Problem
+from opentalking_core import AvatarBundle, PortraitRecipe, Problem
 from opentalking_core.bundles.manifest import AvatarManifest, is_bundle_path
 from opentalking_core.bundles.store import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from opentalking_core.builtin_plugins.model_types import ModelType
+    from opentalking_core import ModelType
 
 #: A value of every JSON type, and texts that are no good as paths.
 ODD_VALUES: tuple[Any, ...] = (

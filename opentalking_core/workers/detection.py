@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 from ..errors import InvalidRequest, Overloaded, PluginError
 from ..host.host import PluginChoice, PluginHost
 from ..portraits.checks import measure_face
+from ..portraits.detected_mouth import DetectedMouth
 from ..portraits.picture import decode_portrait
 from .pool import WorkerCrashed
 
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..bundles.mouth import MouthLandmarks
     from ..host.host import PluginInfo
     from ..metrics import Metrics
-    from ..portraits.checks import FaceQuality
     from .pool import WorkerPool
 
     Picture = tuple[bytes, int, int]  # the arguments of decode_portrait
@@ -36,14 +35,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-class DetectedMouth(NamedTuple):
-    """Where the mouth is, the plugin that found it, and the quality of the face's pixels, if it could be measured."""
-
-    landmarks: MouthLandmarks
-    detector: str
-    quality: FaceQuality | None
 
 
 class _Look(NamedTuple, Generic[T]):

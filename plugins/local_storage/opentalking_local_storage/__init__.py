@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentalking_core.hookspecs import hookimpl
+from opentalking_core import hookimpl
 
 if TYPE_CHECKING:
-    from opentalking_core.bundles.store import BundleStore
+    from opentalking_core import BundleStore
 
 
 @hookimpl

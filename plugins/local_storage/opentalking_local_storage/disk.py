@@ -17,9 +17,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.bundles.store import MANIFEST, BundleVersion, FileInfo
-from opentalking_core.errors import AlreadyExists, NotFound, StoreFull, StoreUnavailable
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    BundleVersion,
+    FileInfo,
+    NotFound,
+    StoreFull,
+    StoreUnavailable,
+    is_avatar_id,
+    is_bundle_path,
+)
 
 from .scratch import is_at
 

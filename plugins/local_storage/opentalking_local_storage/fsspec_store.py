@@ -30,10 +30,19 @@ from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.bundles.store import MANIFEST, BundleVersion, FileInfo
-from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreFull, StoreUnavailable
-from opentalking_core.hookspecs import hookimpl
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    BundleVersion,
+    FileInfo,
+    InvalidURL,
+    NotFound,
+    StoreFull,
+    StoreUnavailable,
+    hookimpl,
+    is_avatar_id,
+    is_bundle_path,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
@@ -41,7 +50,7 @@ if TYPE_CHECKING:
 
     from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
 
-    from opentalking_core.bundles.store import BundleStore
+    from opentalking_core import BundleStore
 
 T = TypeVar("T")
 

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.bundles.store import MANIFEST, FileInfo
-from opentalking_core.errors import InvalidURL, NotFound, StoreUnavailable
+from opentalking_core import MANIFEST, FileInfo, InvalidURL, NotFound, StoreUnavailable, is_avatar_id, is_bundle_path
 
 from . import disk
 from .scratch import Scratch
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Hashable, Mapping
     from typing import Any, Self
 
-    from opentalking_core.bundles.store import BundleVersion
+    from opentalking_core import BundleVersion
 
     Absent = type[NotFound | StoreUnavailable]  # what a missing file or folder means
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from opentalking_local_storage.fsspec_store import FsspecStore, open_bundle_store
 
-from opentalking_core.errors import InvalidURL
+from opentalking_core import InvalidURL
 from opentalking_core.host.host import PluginHost
 from opentalking_core.testing.stores import BundleStoreContract
 

@@ -19,7 +19,7 @@ import pytest
 from opentalking_local_storage import disk, open_bundle_store
 from opentalking_local_storage.store import LocalStore
 
-from opentalking_core.errors import InvalidURL, NotFound, StoreFull, StoreUnavailable
+from opentalking_core import InvalidURL, NotFound, StoreFull, StoreUnavailable
 from opentalking_core.testing.stores import bundle, contents, ids, infos, pieces, read
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ asyncio.run(main(sys.argv[1]))
 """
 RACER = """
 import asyncio, sys
-from opentalking_core.errors import AlreadyExists
+from opentalking_core import AlreadyExists
 from opentalking_core.testing.stores import bundle
 from opentalking_local_storage.store import LocalStore
 

@@ -27,7 +27,7 @@ from obstore.store import S3Store as ObstoreS3
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, OpenTalkingError, StoreFull, StoreUnavailable
+from opentalking_core import AlreadyExists, InvalidURL, NotFound, OpenTalkingError, StoreFull, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterator, Sequence

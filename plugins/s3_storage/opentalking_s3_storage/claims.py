@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from opentalking_core.errors import AlreadyExists, NotFound, OpenTalkingError, StoreUnavailable
+from opentalking_core import AlreadyExists, NotFound, OpenTalkingError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

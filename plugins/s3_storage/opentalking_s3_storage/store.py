@@ -16,9 +16,17 @@ from weakref import WeakSet
 
 from cachetools import LRUCache
 
-from opentalking_core.bundles.manifest import is_avatar_id, is_bundle_path
-from opentalking_core.bundles.store import MANIFEST, BundleVersion, FileInfo
-from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreUnavailable
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    BundleVersion,
+    FileInfo,
+    InvalidURL,
+    NotFound,
+    StoreUnavailable,
+    is_avatar_id,
+    is_bundle_path,
+)
 
 from .bucket import PART, Bucket, NotModified, Object, read_settings
 from .claims import Busy, Claims

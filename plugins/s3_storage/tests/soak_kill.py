@@ -20,7 +20,7 @@ import uuid
 
 from opentalking_s3_storage.store import S3Store
 
-from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
+from opentalking_core import AlreadyExists, NotFound, StoreUnavailable
 
 _SETTINGS = {"OPENTALKING_S3_TIMEOUT_SECONDS": "0.5", "OPENTALKING_S3_GRACE_SECONDS": "0"}
 _IDS = 6  # few, so that writers meet the remains of earlier ones

@@ -12,8 +12,7 @@ from obstore.store import S3Store as Obstore
 from opentalking_s3_storage import open_bundle_store, report_problems
 from opentalking_s3_storage.store import S3Store
 
-from opentalking_core.bundles.store import MANIFEST
-from opentalking_core.errors import AlreadyExists, InvalidURL, NotFound, StoreUnavailable
+from opentalking_core import MANIFEST, AlreadyExists, InvalidURL, NotFound, StoreUnavailable
 from opentalking_core.testing.stores import bundle, contents, ids, infos, read
 
 if TYPE_CHECKING:
