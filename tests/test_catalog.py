@@ -24,8 +24,8 @@ from opentalking_core.metrics import Metrics
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
-from .soak.server import Server
-from .watched_store import StampedStore, WatchedStore, serve, wait_until, write_bundle
+from .helpers.server import Server
+from .helpers.stores import StampedStore, WatchedStore, serve, wait_until, write_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from .watched_store import Hold
+    from .helpers.stores import Hold
 
 NEVER = 3600.0  # seconds from one periodic scan to the next
 OFTEN = 0.02

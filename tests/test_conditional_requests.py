@@ -18,8 +18,8 @@ from PIL import Image
 from opentalking_core.catalog import scanning as catalog
 from opentalking_core.testing.running import running_service
 
-from .asking import Answer, ask, let_tags_settle, wait_for
-from .soak.server import serving
+from .helpers.http import Answer, ask, let_tags_settle, wait_for
+from .helpers.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ import opentalking_core.service
 from opentalking_core import list_avatar_dirs, load_avatar_bundle
 from opentalking_core.testing.running import running_service
 
-from .soak.server import BASE, form, portrait, write_demo
+from .helpers.server import BASE, form, portrait, write_demo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ import pytest
 
 from opentalking_core.testing.running import running_service
 
-from .watched_store import StampedStore, WatchedStore, serve, wait_until, write_bundle
+from .helpers.stores import StampedStore, WatchedStore, serve, wait_until, write_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

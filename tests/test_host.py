@@ -18,7 +18,7 @@ from opentalking_core.host.host import PluginChoice, PluginHost, PluginInfo
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
-from .asking import wait_for
+from .helpers.http import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

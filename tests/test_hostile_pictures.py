@@ -10,7 +10,7 @@ from PIL import Image
 
 from opentalking_core.testing.running import running_service
 
-from .hostile_pictures import hostile_pictures
+from .helpers.pictures import hostile_pictures
 
 if TYPE_CHECKING:
     from pathlib import Path

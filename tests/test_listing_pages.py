@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 
-from .asking import wait_for
+from .helpers.http import wait_for
 
 if TYPE_CHECKING:
     import httpx

@@ -24,8 +24,8 @@ from opentalking_core.settings import Settings
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import installed_detectors, running_service
 
-from .asking import ask, let_tags_settle, wait_for
-from .soak.server import serving
+from .helpers.http import ask, let_tags_settle, wait_for
+from .helpers.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

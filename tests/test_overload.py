@@ -12,8 +12,8 @@ import pytest
 
 from opentalking_core import load_avatar_bundle
 
+from .helpers.server import form, portrait, serving, write_demo
 from .soak import crash
-from .soak.server import form, portrait, serving, write_demo
 
 if TYPE_CHECKING:
     from pathlib import Path

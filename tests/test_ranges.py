@@ -11,7 +11,7 @@ from PIL import Image
 
 from opentalking_core.testing.running import running_service
 
-from .asking import Answer, ask, let_tags_settle
+from .helpers.http import Answer, ask, let_tags_settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

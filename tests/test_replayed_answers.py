@@ -25,7 +25,7 @@ from opentalking_core.catalog.file_cache import CachedFile
 from opentalking_core.catalog.scanning import Listing
 from opentalking_core.testing.running import running_service
 
-from .asking import Answer, ask, let_tags_settle, wait_for
+from .helpers.http import Answer, ask, let_tags_settle, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

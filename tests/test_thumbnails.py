@@ -13,17 +13,17 @@ from PIL import Image, ImageDraw
 
 from opentalking_core.testing.running import running_service
 
-from .asking import ask, let_tags_settle, wait_for
-from .hostile_pictures import PNG, bomb, chunk, ihdr, png
-from .watched_store import WatchedStore, serve, wait_until
+from .helpers.http import ask, let_tags_settle, wait_for
+from .helpers.pictures import PNG, bomb, chunk, ihdr, png
+from .helpers.stores import WatchedStore, serve, wait_until
 
 if TYPE_CHECKING:
     import httpx
 
     from opentalking_core.testing.fixtures import PutBundle
 
-    from .asking import Answer
     from .conftest import DeleteBundle
+    from .helpers.http import Answer
 
 PREVIEW = "/avatars/anna/preview"
 WEBP = {"Accept": "image/webp"}

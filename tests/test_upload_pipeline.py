@@ -24,7 +24,7 @@ from opentalking_core.portraits import picture as portraits
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
-from .watched_store import StampedStore, serve, wait_until
+from .helpers.stores import StampedStore, serve, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ import httpx
 
 from opentalking_core import list_avatar_dirs, load_avatar_bundle
 
-from .server import BASE, Server, form, portrait, write_demo
+from ..helpers.server import BASE, Server, form, portrait, write_demo
 
 _CLIENTS = 4
 

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from .server import Server, form, portrait, serving, write_demo
+from ..helpers.server import Server, form, portrait, serving, write_demo
 
 #: Requests a second, all clients together.
 _RATE = 40

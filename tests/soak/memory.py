@@ -13,8 +13,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..helpers.server import form, portrait, serving, write_demo
 from .load import sample
-from .server import form, portrait, serving, write_demo
 
 _SIZE = 10 * 1024 * 1024
 
