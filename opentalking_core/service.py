@@ -291,7 +291,7 @@ class AvatarService:
         if mouth is not None:
             report = check_portrait(size, mouth.landmarks, mouth.quality)
             return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
-        reported = await asyncio.to_thread(self._host.problems)
+        reported = await asyncio.to_thread(self._host.plugin_warnings)
         if any(detector["ok"] for detector in self._detector_health(reported)):
             return check_portrait(size, None, None)
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."
@@ -343,7 +343,7 @@ class AvatarService:
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
-        reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
+        reported = await asyncio.to_thread(self._host.plugin_warnings)  # plugins look at their files
         shortcomings = "; ".join(reported.get(self._store_plugin.name, []))
         detectors = self._detector_health(reported)
         works = not (store_problem or shortcomings) and any(detector["ok"] for detector in detectors)

@@ -59,7 +59,7 @@ def real_detectors() -> None:
         if isinstance(result, Exception):
             pytest.skip(f"the model file of {plugin} can't be had here: {result}")
     for info in host.detectors():
-        for problem in host.problems().get(info.name, []):
+        for problem in host.plugin_warnings().get(info.name, []):
             pytest.skip(problem)
 
 

@@ -125,7 +125,7 @@ def _fetches(host: PluginHost, module: types.ModuleType) -> None:
 
 
 def _reports(host: PluginHost, _: types.ModuleType) -> None:
-    assert host.problems() == {"example": ["there is no /dev/accelerator: load its driver"]}
+    assert host.plugin_warnings() == {"example": ["there is no /dev/accelerator: load its driver"]}
 
 
 def _starts(host: PluginHost, module: types.ModuleType) -> None:

@@ -7,6 +7,7 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -31,6 +32,11 @@ DETECTOR = """
     def detect_mouth(image):
         return None
 """
+
+
+def example_type(name: object, **other: object) -> object:
+    """Return a model type that finds no problems."""
+    return SimpleNamespace(**{"name": name, "portrait_recipe": None, "problems": lambda bundle: [], **other})
 
 
 class Install(Protocol):
@@ -134,7 +140,7 @@ def test_a_plugin_that_cannot_be_imported_is_listed_with_the_reason(
     (logged,) = warnings(caplog)
     assert "broken (opentalking-broken 1.2.3)" in logged
     assert reason in logged
-    assert reason in loaded.problems()["broken"][0]
+    assert reason in loaded.plugin_warnings()["broken"][0]
 
 
 def test_a_broken_plugin_takes_no_service_down(install: Install, store_url: str) -> None:
@@ -153,7 +159,7 @@ def test_a_disabled_plugin_is_listed_and_never_imported(install: Install) -> Non
     found = info(loaded, "unwanted")
     assert (found.status, found.distribution, found.hooks, found.reason) == ("disabled", "opentalking-unwanted", (), "")
     assert module not in sys.modules
-    assert loaded.problems() == {}
+    assert loaded.plugin_warnings() == {}
 
 
 def test_the_defaults_can_be_disabled_too() -> None:
@@ -492,7 +498,7 @@ class Troubled:
 
 def test_problems_are_told_by_plugin() -> None:
     fresh = host().register(Troubled(), "troubled").register(Failing(), "failing").register(FakeMouth(), "well")
-    problems = fresh.register(Exiting(), "exiting").problems()
+    problems = fresh.register(Exiting(), "exiting").plugin_warnings()
     assert "no licence" in problems["exiting"][0]
     assert problems["troubled"] == ["the model file is missing: run `models fetch`"]
     assert "cannot tell" in problems["failing"][0]
@@ -555,7 +561,7 @@ def test_a_model_type_that_two_plugins_register_names_both() -> None:
     class Another:
         @hookimpl
         def register_model_types(self) -> list[object]:
-            return [type("Type", (), {"name": "wav2lip", "portrait_recipe": None})()]
+            return [example_type("wav2lip")]
 
     loaded = host().register(Another(), "another").load()
     with pytest.raises(PluginError) as caught:

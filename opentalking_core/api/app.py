@@ -153,7 +153,7 @@ def _prepare_plugins(host: PluginHost) -> None:
     for plugin, result in host.fetch_models():
         if isinstance(result, Exception):
             log.warning("plugin %s goes without its model files: %s", plugin, result)
-    for plugin, problems in host.problems().items():
+    for plugin, problems in host.plugin_warnings().items():
         for problem in problems:
             log.warning("plugin %s: %s", plugin, problem)
     if not host.detectors():

@@ -144,7 +144,7 @@ def _plugins(host: PluginHost) -> Iterator[Finding]:
     listed = ", ".join(f"{info.name}{'' if info.status == 'active' else f' ({info.status})'}" for info in found)
     yield Finding("plugins", "ok", f"{len(found)} found: {listed}")
     failed = {info.name for info in found if info.status == "failed"}
-    for name, sentences in host.problems().items():
+    for name, sentences in host.plugin_warnings().items():
         for sentence in sentences:
             if name in failed:
                 remedy = f"repair or uninstall it, or set OPENTALKING_DISABLE_PLUGINS={name}"

@@ -16,7 +16,7 @@ def plugins(as_json: Json = False) -> None:
     from .output import load_host, out, read_settings
 
     host = load_host(read_settings())
-    problems = host.problems()
+    problems = host.plugin_warnings()
     found = host.plugins()
     if as_json:
         rows = [dataclasses.asdict(info) | {"problems": problems.get(info.name, [])} for info in found]

@@ -1,30 +1,23 @@
-"""PluginHost: finds the plugins, blocks, orders and lists them, and calls their hooks. Only this file knows pluggy."""
+"""PluginHost: ask the plugins, and check what they answer."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import inspect
 import logging
 import re
-import sys
 import threading
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import pluggy
-
-from .. import hookspecs
+from ..bundles.model_type import PortraitRecipe
 from ..bundles.mouth import MouthLandmarks
-from ..errors import InvalidURL, PluginError
+from ..errors import InvalidURL, OpenTalkingError, PluginError
+from .calls import HookCall, HookFailed
+from .loading import PLUGIN_EXCEPTIONS, PluginChoice, PluginInfo, PluginLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from importlib.metadata import EntryPoint
-    from types import ModuleType
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,63 +26,25 @@ if TYPE_CHECKING:
     from ..bundles.store import BundleStore
     from ..hookspecs import Action
 
+__all__ = ["MOUTH_PACKAGE", "PACKAGES", "PluginChoice", "PluginHost", "PluginInfo"]
+
 log = logging.getLogger(__name__)
 
-GROUP = "opentalking"
-
 #: The packages that open URLs of these schemes, for the error of a host that has no such plugin.
-PACKAGES = {"file": "opentalking-local-storage", "s3": "opentalking-s3-storage"}
+PACKAGES = {
+    "file": "opentalking-local-storage",
+    "s3": "opentalking-s3-storage",
+    **dict.fromkeys(
+        ("abfs", "adl", "az", "dropbox", "ftp", "gcs", "gs", "hdfs", "sftp", "smb", "ssh", "webdav"),
+        "opentalking-fsspec-storage",
+    ),
+}
 
 #: The package that locates mouths, for hosts without a detector.
 MOUTH_PACKAGE = "opentalking-mediapipe-mouth"
 
-#: What a stranger's code may raise: also SystemExit, which would end the server or a thread without a word.
-_STRANGERS_ERRORS = (Exception, SystemExit)
-
-Status = Literal["active", "disabled", "failed"]
-Origin = Literal["distribution", "file", "registered"]
-
-
-@dataclass(frozen=True, slots=True)
-class PluginInfo:
-    """A plugin as `opentalking-core plugins` lists it.
-
-    Args:
-        name: the entry point's name, the file's stem, or the name given to `register`.
-        origin: an installed "distribution", a "file" of OPENTALKING_PLUGINS, or an object "registered" by a program.
-        distribution: its distribution's name, or the file's path.
-        version: the distribution's version.
-        status: "active", "disabled" by OPENTALKING_DISABLE_PLUGINS, or "failed".
-        hooks: the hooks that it implements, sorted.
-        reason: why it failed.
-    """
-
-    name: str
-    origin: Origin
-    distribution: str = ""
-    version: str = ""
-    status: Status = "active"
-    hooks: tuple[str, ...] = ()
-    reason: str = ""
-
-    def __str__(self) -> str:
-        source = f" ({self.distribution} {self.version})".replace(" )", ")") if self.distribution else ""
-        return f"{self.name}{source}"
-
-
-@dataclass(frozen=True, slots=True)
-class PluginChoice:
-    """Which plugins to load; picklable, so that worker processes can make the same host.
-
-    Args:
-        files: one-file plugins to load by path.
-        disabled: names not to import.
-        detectors: the order of the mouth detectors; those not named come after these, by name.
-    """
-
-    files: tuple[str, ...] = ()
-    disabled: tuple[str, ...] = ()
-    detectors: tuple[str, ...] = ()
+#: The methods of a bundle store.
+_STORE_METHODS = ("__aenter__", "__aexit__", "scan", "files", "open", "create", "delete")
 
 
 @dataclass
@@ -103,35 +58,21 @@ class PluginHost:
     choice: PluginChoice = field(default_factory=PluginChoice)
 
     def __post_init__(self) -> None:
-        self._manager = pluggy.PluginManager(GROUP)
-        self._manager.add_hookspecs(hookspecs)
-        self._infos: dict[str, PluginInfo] = {}  # active and disabled, by name
-        self._failed: list[PluginInfo] = []
+        self._loader = PluginLoader(self.choice)
+        self._calls_by_hook: dict[str, list[HookCall]] = {}
         self._starting = threading.Lock()
         self._started = False
-        for name in self.choice.disabled:
-            self._manager.set_blocked(name)
-
-    # Loading
 
     def load(self) -> PluginHost:
         """Import the installed plugins (entry points, group "opentalking") and the one-file ones.
 
-        A plugin that can't be imported or registered is noted as failed, with the reason, and the others go on.
+        A plugin that can't be imported or registered is listed as failed, with the reason.
 
         Returns:
             this host.
         """
-        found = importlib.metadata.entry_points(group=GROUP)
-        for entry_point in sorted(found, key=lambda entry_point: entry_point.name):
-            self._load_one(_describe(entry_point), entry_point.load)
-        for file in self.choice.files:
-            path = Path(file).expanduser().resolve()
-            self._load_one(PluginInfo(path.stem, "file", str(path)), partial(_import_file, path))
-        known = {info.name for info in self.plugins()}
-        for name in (*self.choice.disabled, *self.choice.detectors):
-            if name not in known:
-                log.warning("there is no plugin %r; installed: %s", name, ", ".join(sorted(known)))
+        self._loader.load()
+        self._calls_by_hook.clear()
         return self
 
     def register(self, plugin: object, name: str) -> PluginHost:
@@ -143,74 +84,49 @@ class PluginHost:
         Returns:
             this host.
         """
-        self._register(plugin, PluginInfo(name, "registered"))
+        self._loader.register(plugin, PluginInfo(name, "registered"))
+        self._calls_by_hook.clear()
         return self
 
-    def _load_one(self, info: PluginInfo, load: Callable[[], object]) -> None:
-        if info.name in self.choice.disabled:
-            self._infos[info.name] = replace(info, status="disabled")
-            return
-        try:
-            plugin = load()
-            self._register(plugin() if isinstance(plugin, type) else plugin, info)
-        except _STRANGERS_ERRORS as error:
-            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            log.warning("plugin %s can't be used: %s", info, reason, exc_info=not isinstance(error, PluginError))
-            self._failed.append(replace(info, status="failed", reason=reason))
-
-    def _register(self, plugin: object, info: PluginInfo) -> None:
-        if info.name in self.choice.disabled:
-            self._infos[info.name] = replace(info, status="disabled")
-            return
-        if (other := self._infos.get(info.name)) is not None:
-            raise PluginError(f"two plugins are named {info.name!r}: {other} and {info}; rename or uninstall one")
-        try:
-            self._manager.register(plugin, info.name)
-            self._manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self._manager.has_plugin(info.name):
-                self._manager.unregister(name=info.name)
-            raise PluginError(f"plugin {info.name} doesn't fit the hooks: {error}") from error
-        callers = self._manager.get_hookcallers(plugin) or []
-        for caller in callers:
-            if any(inspect.iscoroutinefunction(i.function) for i in caller.get_hookimpls() if i.plugin is plugin):
-                self._manager.unregister(plugin)
-                raise PluginError(f"plugin {info.name}: {caller.name} must be a plain function, not `async def`")
-        self._infos[info.name] = replace(info, hooks=tuple(sorted(caller.name for caller in callers)))
-
-    # Asking
-
     def plugins(self) -> list[PluginInfo]:
-        """Every plugin that was found: active, disabled or failed; by name."""
-        return sorted([*self._infos.values(), *self._failed], key=lambda info: info.name)
+        """Return every plugin that was found, active, disabled or failed, by name."""
+        return sorted([*self._loader.usable.values(), *self._loader.failed], key=lambda info: info.name)
 
     def open_bundle_store(self, location: str) -> tuple[BundleStore, PluginInfo]:
-        """The store at a URL, or at a folder's path, and the plugin that it comes from; nothing is connected yet.
+        """Return the store at a URL or a folder's path, and the plugin that it comes from; nothing is connected yet.
+
+        A plugin that fails is passed over, with a warning, if another one opens the URL.
 
         Raises:
             InvalidURL: the URL is wrong, or no plugin opens it.
-            PluginError: two plugins open it.
+            PluginError: two plugins open it, or the only one that might has failed.
         """
         url = location if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) else _file_url(location)
-        answers = []
-        for name, call in self._calls("open_bundle_store"):
-            answer: BundleStore | None = call(url=url)
-            if answer is not None:
-                answers.append((name, answer))
-        if not answers:
-            raise InvalidURL(f"no installed plugin opens {_without_secrets(url)!r}{self._remedy(url)}")
-        if len(answers) > 1:
-            names = " and ".join(str(self._infos[name]) for name, _ in answers)
-            remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={answers[0][0]}"
+        opened: list[tuple[BundleStore, PluginInfo]] = []
+        failures: list[OpenTalkingError] = []
+        for call in self._calls("open_bundle_store"):
+            try:
+                store = call(url=url)
+                if store is not None:
+                    opened.append((_checked_store(call, store), call.info))
+            except OpenTalkingError as error:
+                failures.append(error)
+        if len(opened) > 1:
+            names = " and ".join(str(info) for _, info in opened)
+            remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={opened[0][1].name}"
             raise PluginError(f"{_without_secrets(url)!r} is opened by {names}; {remedy}")
-        name, store = answers[0]
-        return store, self._infos[name]
+        if not opened:
+            raise self._not_opened(url, failures)
+        for failure in failures:
+            log.warning("%s", str(failure).replace(url, _without_secrets(url)))
+        return opened[0]
 
     def detectors(self) -> list[PluginInfo]:
-        """The plugins that detect mouths, in the order in which they are asked."""
+        """Return the plugins that detect mouths, in the order in which they are asked (`hookspecs.detect_mouth`)."""
         order = {name: position for position, name in enumerate(self.choice.detectors)}
-        names = [name for name, _ in self._calls("detect_mouth")]
-        return [self._infos[name] for name in sorted(names, key=lambda name: (order.get(name, len(order)), name))]
+        calls = self._calls("detect_mouth")
+        calls = sorted(calls, key=lambda call: (order.get(call.info.name, len(order)), call.rank, call.info.name))
+        return [call.info for call in calls]
 
     def detect_mouth(self, detector: str, image: NDArray[np.uint8]) -> MouthLandmarks | None:
         """Ask one detector, by its plugin's name, for the mouth in `image` (uint8 RGB, (height, width, 3)).
@@ -219,38 +135,40 @@ class PluginHost:
             PluginError: it could not be loaded here, or returned something else than MouthLandmarks or None.
             Exception: whatever the detector raises.
         """
-        detectors = dict(self._calls("detect_mouth"))
-        if detector not in detectors:
-            reasons = [info.reason for info in self._failed if info.name == detector]
-            raise PluginError(f"plugin {detector} can't be asked: {'; '.join(reasons) or 'it detects no mouths'}")
-        landmarks = detectors[detector](image=image)
-        if landmarks is None or isinstance(landmarks, MouthLandmarks):
-            return landmarks
-        raise PluginError(
-            f"plugin {detector}: detect_mouth returned {type(landmarks).__name__}, not MouthLandmarks or None"
-        )
+        for call in self._calls("detect_mouth"):
+            if call.info.name == detector:
+                landmarks = call.raw(image=image)
+                if landmarks is None or isinstance(landmarks, MouthLandmarks):
+                    return landmarks
+                raise call.wrong_result(landmarks, "MouthLandmarks or None")
+        reasons = [info.reason for info in self._loader.failed if info.name == detector]
+        raise PluginError(f"plugin {detector} can't be asked: {'; '.join(reasons) or 'it detects no mouths'}")
 
     def model_types(self) -> dict[str, ModelType]:
-        """All registered model types by name.
+        """Return all registered model types by name; `plugin_warnings` tells of a plugin that can't register its own.
 
         Raises:
             PluginError: two plugins register one name.
         """
-        owners: dict[str, str] = {}
+        owners: dict[str, PluginInfo] = {}
         types: dict[str, ModelType] = {}
-        for plugin, call in self._calls("register_model_types"):
-            for model_type in call() or ():
-                name = model_type.name
+        for call in self._calls("register_model_types"):
+            try:
+                registered = _model_types_of(call)
+            except PluginError as error:
+                log.warning("%s; its model types are missing", error)
+                continue
+            for name, model_type in registered.items():
                 if name in owners:
                     raise PluginError(
-                        f"model type {name!r} is registered by {self._infos[owners[name]]} and {self._infos[plugin]};"
-                        f" block one: OPENTALKING_DISABLE_PLUGINS={plugin}"
+                        f"model type {name!r} is registered by {owners[name]} and {call.info};"
+                        f" block one: OPENTALKING_DISABLE_PLUGINS={call.info.name}"
                     )
-                owners[name], types[name] = plugin, model_type
+                owners[name], types[name] = call.info, model_type
         return types
 
     def authorize(self, action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
-        """Whether the plugins let a client do something: False if one forbids it, else True if one allows it.
+        """Return False if a plugin forbids a client to do something, else True if one allows it.
 
         Args:
             action: what the client wants to do.
@@ -261,36 +179,45 @@ class PluginHost:
             None if no plugin knows the client.
 
         Raises:
-            PluginError: a plugin answered neither with a bool nor with None.
-            Exception: whatever a plugin raises.
+            PluginError: a plugin raised, or answered neither with a bool nor with None.
         """
-        answers = self._manager.hook.authorize(action=action, avatar_id=avatar_id, credentials=credentials)
-        if not all(isinstance(answer, bool) for answer in answers):  # pluggy leaves out those that are None
-            raise PluginError("a plugin's authorize hook returned something else than True, False or None")
-        return all(answers) if answers else None
+        answers = []
+        for call in self._calls("authorize"):
+            answer = call(action=action, avatar_id=avatar_id, credentials=credentials)
+            if not (answer is None or isinstance(answer, bool)):
+                raise call.wrong_result(answer, "True, False or None")
+            answers.append(answer)
+        known = [answer for answer in answers if answer is not None]
+        return all(known) if known else None
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
-        """Have each plugin fetch its model files; yields its name and the files, or what went wrong."""
-        for name, call in self._calls("fetch_models"):
+        """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
+        for call in self._calls("fetch_models"):
             try:
-                yield name, list(call() or ())
-            except _STRANGERS_ERRORS as error:  # one plugin's trouble is not another's
-                yield name, error if isinstance(error, Exception) else PluginError(f"it called sys.exit({error})")
+                yield call.info.name, call.items(Path)
+            except HookFailed as failure:
+                yield call.info.name, PluginError(failure.reason)
+            except OpenTalkingError as error:
+                yield call.info.name, error
 
-    def problems(self) -> dict[str, list[str]]:
-        """What keeps plugins from working, by plugin: failures to load, and what each reports of itself."""
-        problems = {info.name: [info.reason] for info in self._failed}
-        for name, call in self._calls("report_problems"):
+    def plugin_warnings(self) -> dict[str, list[str]]:
+        """Return what keeps plugins from working, by plugin: failed imports, failing hooks, what each one reports."""
+        warnings = {info.name: [info.reason] for info in self._loader.failed}
+        for call in self._calls("report_problems"):
             try:
-                found = list(call() or ())
-            except _STRANGERS_ERRORS as error:  # as above
-                found = [f"its report_problems hook raised {type(error).__name__}: {error}"]
-            if found:
-                problems.setdefault(name, []).extend(found)
-        return problems
+                found = call.items(str)
+            except OpenTalkingError as error:
+                found = [_reason(error)]
+            warnings.setdefault(call.info.name, []).extend(found)
+        for call in self._calls("register_model_types"):
+            try:
+                _model_types_of(call)
+            except PluginError as error:
+                warnings.setdefault(call.info.name, []).append(_reason(error))
+        return {name: sentences for name, sentences in warnings.items() if sentences}
 
     def startup(self) -> None:
-        """Call every plugin's `startup`, once; one that raises is logged, and its detections will say the rest."""
+        """Call every plugin's `startup`, once. A plugin that raises is logged; its detections will fail, too."""
         with self._starting:
             if not self._started:
                 self._call_all("startup")
@@ -304,68 +231,92 @@ class PluginHost:
                 self._started = False
 
     def _call_all(self, hook: str, *, backwards: bool = False) -> None:
-        calls = list(self._calls(hook))
-        for name, call in reversed(calls) if backwards else calls:
+        calls = self._calls(hook)
+        for call in reversed(calls) if backwards else calls:
             try:
-                call()
-            except PluginError as error:  # its detections will raise the same sentence
-                log.info("plugin %s: %s", name, error)
-            except _STRANGERS_ERRORS:  # a detector that can't start must not take the others down
-                log.exception("plugin %s: %s failed", name, hook)
+                call.raw()
+            except PluginError as error:  # the plugin's detections will raise the same sentence
+                log.info("plugin %s: %s", call.info, error)
+            except PLUGIN_EXCEPTIONS:
+                log.exception("plugin %s: %s failed", call.info, hook)
 
-    def _calls(self, hook: str) -> Iterator[tuple[str, Callable[..., Any]]]:
-        """Yield (plugin name, a call that reaches this plugin alone, wrappers included), by plugin name.
+    def _calls(self, hook: str) -> Sequence[HookCall]:
+        """Return a call to each plugin that implements `hook`, by the plugin's name.
 
-        pluggy's own call would not tell who answered, and one that raises would keep the others from being asked.
+        pluggy's own call tells neither which plugin answered nor which one raised, and stops at the first that raises.
         """
-        impls = [i for i in getattr(self._manager.hook, hook).get_hookimpls() if not (i.wrapper or i.hookwrapper)]
-        for impl in sorted(impls, key=lambda impl: impl.plugin_name):
-            others = [other.plugin for other in impls if other is not impl]
-            caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
-            yield impl.plugin_name, partial(_single, caller)
+        if (calls := self._calls_by_hook.get(hook)) is None:
+            manager = self._loader.manager
+            impls = [i for i in getattr(manager.hook, hook).get_hookimpls() if not (i.wrapper or i.hookwrapper)]
+            calls = []
+            for impl in sorted(impls, key=lambda impl: impl.plugin_name):
+                others = [other.plugin for other in impls if other is not impl]
+                caller = manager.subset_hook_caller(hook, remove_plugins=others)
+                rank = impl.trylast - impl.tryfirst
+                calls.append(HookCall(self._loader.usable[impl.plugin_name], hook, caller, rank))
+            self._calls_by_hook[hook] = calls
+        return calls
 
-    def _remedy(self, url: str) -> str:
-        """Say which plugins are not in use, or which package opens URLs like this one."""
-        unused = [
+    def _not_opened(self, url: str, failures: Sequence[OpenTalkingError]) -> OpenTalkingError:
+        """Return the error for a URL that no plugin opens: why, or which package would open it."""
+        for failure in failures:
+            if isinstance(failure, InvalidURL):
+                return failure
+        shown = _without_secrets(url)
+        nobody = f"no installed plugin opens {shown!r}"
+        if failures:
+            reasons = "; ".join(str(failure).replace(url, shown) for failure in failures)
+            return PluginError(f"{nobody}; {reasons}")
+        unused = "; ".join(
             f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
-        ]
-        if unused:
-            return f" ({'; '.join(unused)})"
-        package = PACKAGES.get(url.partition(":")[0].lower())
-        return f"; install the package {package}" if package else "; install the plugin that does"
+        )
+        scheme = url.partition(":")[0].lower()
+        package = PACKAGES.get("gs" if scheme.startswith("fsspec+") else scheme)
+        remedy = f"install the package {package}" if package else "install the plugin that does"
+        return InvalidURL(f"{nobody} ({unused}); {remedy}" if unused else f"{nobody}; {remedy}")
 
 
-def _single(caller: pluggy.HookCaller, **arguments: Any) -> Any:
-    """The answer of a call that reaches one plugin: pluggy makes a list of it unless the hook is firstresult."""
-    result = caller(**arguments)
-    if caller.spec is not None and caller.spec.opts.get("firstresult"):
-        return result
-    return result[0] if result else None
+def _checked_store(call: HookCall, store: Any) -> BundleStore:
+    """Return what `open_bundle_store` returned. Raise HookFailed if it lacks what every store has."""
+    missing = [name for name in _STORE_METHODS if not callable(getattr(store, name, None))]
+    if not isinstance(getattr(store, "url", None), str):
+        missing.append("url")
+    if missing:
+        raise call.wrong_result(store, f"a bundle store: it lacks {', '.join(missing)}")
+    checked: BundleStore = store
+    return checked
 
 
-def _describe(entry_point: EntryPoint) -> PluginInfo:
-    distribution = entry_point.dist
-    if distribution is None:
-        return PluginInfo(entry_point.name, "distribution")
-    return PluginInfo(entry_point.name, "distribution", distribution.name, distribution.version)
+def _model_types_of(call: HookCall) -> dict[str, ModelType]:
+    """Return one plugin's model types by name. Raise PluginError if one of them is none."""
+    types: dict[str, ModelType] = {}
+    registered: list[Any] = call.items(object)
+    for model_type in registered:
+        name = _member(call, model_type, "name")
+        if not (isinstance(name, str) and name.strip()):
+            raise call.wrong_result(model_type, "a model type: it has no `name`", "yielded")
+        if not callable(_member(call, model_type, "problems")):
+            raise call.wrong_result(model_type, f"a model type: {name!r} has no method `problems`", "yielded")
+        recipe = _member(call, model_type, "portrait_recipe", missing="none")
+        if not (recipe is None or isinstance(recipe, PortraitRecipe)):
+            wanted = f"a model type: {name!r} has no `portrait_recipe` that is a PortraitRecipe or None"
+            raise call.wrong_result(model_type, wanted, "yielded")
+        if name in types:
+            raise HookFailed(call.info, f"{call.hook} yielded two model types named {name!r}")
+        types[name] = model_type
+    return types
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Import a one-file plugin by its path."""
-    if not path.is_file():
-        raise PluginError(f"there is no file {path}; correct OPENTALKING_PLUGINS")
-    name = f"opentalking_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look it up there
+def _member(call: HookCall, model_type: object, name: str, missing: object = None) -> object:
+    """Return an attribute of a plugin's object; it may be a property that raises."""
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        return getattr(model_type, name, missing)
+    except PLUGIN_EXCEPTIONS as error:
+        raise HookFailed(call.info, f"a model type's `{name}` raised {type(error).__name__}: {error}") from error
+
+
+def _reason(error: OpenTalkingError) -> str:
+    return error.reason if isinstance(error, HookFailed) else str(error)
 
 
 def _file_url(path: str) -> str:
@@ -373,5 +324,5 @@ def _file_url(path: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """`url` as it may appear in logs and errors."""
+    """Return `url` as it may appear in logs and errors."""
     return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]

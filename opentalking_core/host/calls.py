@@ -1,0 +1,104 @@
+"""HookCall: call one hook of one plugin, and name the plugin in whatever goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import OpenTalkingError, PluginError
+from .loading import PLUGIN_EXCEPTIONS, restored_sys_path
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from .loading import PluginInfo
+
+T = TypeVar("T")
+
+
+class HookFailed(PluginError):
+    """A hook raised, or returned what it may not.
+
+    Args:
+        info: the plugin.
+        reason: what went wrong, without the plugin's name.
+    """
+
+    def __init__(self, info: PluginInfo, reason: str) -> None:
+        super().__init__(f"plugin {info}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class HookCall:
+    """One hook of one plugin.
+
+    Args:
+        info: the plugin.
+        hook: the hook's name.
+        caller: reaches this plugin's implementation alone, hook wrappers included.
+        rank: -1 for an implementation marked `tryfirst`, 1 for `trylast`, else 0.
+    """
+
+    info: PluginInfo
+    hook: str
+    caller: pluggy.HookCaller
+    rank: int = 0
+
+    def raw(self, **arguments: Any) -> Any:
+        """Call the hook; an exception of the plugin's comes through unchanged."""
+        with restored_sys_path():
+            result = self.caller(**arguments)
+        if self.caller.spec is not None and self.caller.spec.opts.get("firstresult"):
+            return result
+        return result[0] if result else None  # pluggy collects the results of other hooks in a list
+
+    def __call__(self, **arguments: Any) -> Any:
+        """Call the hook.
+
+        Raises:
+            HookFailed: the plugin raised; a PluginError's sentence is kept as it is.
+            OpenTalkingError: the plugin raised this error, which its hook allows.
+        """
+        try:
+            return self.raw(**arguments)
+        except PLUGIN_EXCEPTIONS as error:
+            raise self._translate(error) from error
+
+    def items(self, kind: type[T]) -> list[T]:
+        """Call a hook that takes no arguments and returns an iterable of `kind`, and check what it returns.
+
+        Raises:
+            HookFailed: the plugin raised, or returned something else.
+        """
+        result = self()
+        if result is None:
+            return []
+        if isinstance(result, str | bytes):
+            raise self.wrong_result(result, f"an iterable of {kind.__name__}")
+        try:
+            with restored_sys_path():
+                found = list(result)
+        except TypeError as error:
+            if hasattr(result, "__iter__"):
+                raise self._translate(error) from error
+            raise self.wrong_result(result, f"an iterable of {kind.__name__}") from None
+        except PLUGIN_EXCEPTIONS as error:  # the hook is a generator
+            raise self._translate(error) from error
+        for item in found:
+            if not isinstance(item, kind):
+                raise self.wrong_result(item, kind.__name__, "yielded")
+        return found
+
+    def wrong_result(self, result: object, wanted: str, verb: str = "returned") -> HookFailed:
+        """The error for a result that the hook does not allow."""
+        return HookFailed(self.info, f"{self.hook} {verb} {type(result).__name__}, not {wanted}")
+
+    def _translate(self, error: BaseException) -> OpenTalkingError:
+        if isinstance(error, OpenTalkingError) and not isinstance(error, PluginError):
+            return error
+        if isinstance(error, PluginError):
+            return HookFailed(self.info, str(error))
+        if isinstance(error, SystemExit):
+            return HookFailed(self.info, f"{self.hook} called sys.exit({'' if error.code is None else error.code!r})")
+        return HookFailed(self.info, f"{self.hook} raised {type(error).__name__}: {error}".removesuffix(": "))
