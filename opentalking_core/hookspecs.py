@@ -1,10 +1,13 @@
 """Every hook that an OpenTalking plugin can implement, on one page.
 
 A plugin is a module whose functions carry `@hookimpl`, or a class whose methods do and of which each host makes an
-instance; it implements any of these hooks and takes, of each hook's arguments, only those that it needs. Hooks are
-plain functions (never `async def`) that return at once, `detect_mouth` and `fetch_models` excepted: what has to wait
-for a disk or a network is a method of the object that the hook returns. Every plugin is imported at every start, so
-import what is heavy inside the functions.
+instance. A plugin implements any of these hooks, and takes only those of a hook's arguments that it needs. Hooks are
+plain functions (never `async def`) that return at once, `detect_mouth` and `fetch_models` excepted: code that waits for
+a disk or a network belongs into the object that the hook returns. Every plugin is imported at every start, so import
+heavy packages inside the functions.
+
+A hook that raises, or returns something else than is said here, is reported in one sentence with the plugin's name, and
+disables only what needs this plugin. Raise `PluginError` with a sentence of your own to have that sentence reported.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("opentalking")
 hookimpl = pluggy.HookimplMarker("opentalking")  #: marks a plugin's hook implementations
 
-#: What a client wants to do: "check" is to have a portrait checked without making an avatar of it.
+#: What a client wants to do. "check" means to check a portrait without making an avatar of it.
 Action = Literal["list", "read", "create", "check", "delete"]
 
 
@@ -36,35 +39,44 @@ def open_bundle_store(url: str) -> BundleStore | None:
     """Return the store at `url` if its scheme is yours, else None; touch neither disk nor network yet.
 
     `url` always has a scheme: the host has turned `./avatars` into `file:///srv/avatars`. Every plugin is asked, and
-    exactly one must answer. Raise `InvalidURL` for a URL that is yours but wrong.
+    exactly one must answer. Raise `InvalidURL` for a URL that is yours but wrong. If you raise anything else, the start
+    fails unless another plugin opens the URL.
     """
 
 
 @hookspec(firstresult=True)
 def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
-    """Locate the mouth of the largest face in `image`; None if you see no face, and the next detector is asked.
+    """Return the mouth of the largest face in `image`, or None if you see no face: then the next detector is asked.
 
     `image` is RGB, uint8, shape (height, width, 3), not yours to change. Called in a worker process of the host, one
     call at a time; with OPENTALKING_PORTRAIT_WORKERS=0, or for a plugin that was registered as an object, in threads of
     the server, several at once. A detector that raises, crashes or runs out of time is logged under its plugin's name
     and counts as None.
+
+    Detectors are asked in this order: those named in OPENTALKING_DETECTORS; those marked `@hookimpl(tryfirst=True)`,
+    such as the default one, opentalking-mediapipe-mouth; unmarked ones; those marked `trylast=True`. Within each group
+    the order is alphabetical, by the plugin's name.
     """
 
 
 @hookspec
 def register_model_types() -> Iterable[ModelType]:
-    """Return the model types that you add. A name that another plugin has taken stops the start with both names."""
+    """Return the model types that you add (`opentalking_core.ModelType`).
+
+    If you raise or return something else, only your model types are missing. A model type's name that another plugin
+    has taken stops the start, with the names of both plugins.
+    """
     return ()
 
 
 @hookspec
 def authorize(action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
-    """Say whether who sent `credentials` may do `action`: True, False, or None if you don't know them.
+    """Return whether the sender of `credentials` may perform `action`, or None if the credentials are not yours.
 
-    Asked for the actions that OPENTALKING_PROTECT protects, all plugins each time: one False forbids it, else one True
-    allows it; if all say None the client is not known (401). `avatar_id` is as the client wrote it, and None for
-    "list", "create" and "check"; `credentials` is the Authorization header, None if there is none. Called on the event
-    loop, so it must not wait. If you raise, nothing is done, and the client is told 500.
+    Called for the actions that OPENTALKING_PROTECT protects. All plugins are asked each time: one False forbids the
+    action, else one True allows it; if all return None the client is unknown (401). `avatar_id` is as the client wrote
+    it, and None for "list", "create" and "check"; `credentials` is the Authorization header, None if there is none.
+    Called on the event loop, so it must not wait. If you raise, the action is not performed and the client gets a 500.
     """
 
 
@@ -72,8 +84,8 @@ def authorize(action: Action, avatar_id: str | None, credentials: str | None) ->
 def fetch_models() -> Iterable[Path]:
     """Download the model files that you need and don't have yet, verify them, and return where they are.
 
-    Called by `opentalking-core models fetch`, and in a background thread when a server starts. Raise with a sentence
-    that says what to do; uploads work meanwhile, without your detections.
+    Called by `opentalking-core models fetch`, and in a background thread when a server starts. Raise PluginError with a
+    sentence that says what to do; uploads work meanwhile, without your detections.
     """
     return ()
 
@@ -82,16 +94,16 @@ def fetch_models() -> Iterable[Path]:
 def report_problems() -> Iterable[str]:
     """Return what keeps you from working at the moment, one sentence each with its remedy; nothing if all is well.
 
-    Shown by GET /health and `opentalking-core plugins`, so look (is the file there?) but don't load or connect.
+    Shown by GET /health and `opentalking-core plugins`, so look (is the file there?), but neither load nor connect.
     """
     return ()
 
 
 @hookspec
 def startup() -> None:
-    """Called once in each process that detects mouths, before its first detection: load what is slow."""
+    """Load what is slow. Called once in each process that detects mouths, before its first detection."""
 
 
 @hookspec
 def shutdown() -> None:
-    """Called once in each process where `startup` was, after the last detection: release what you hold."""
+    """Release what you hold. Called once in each process where `startup` was called, after the last detection."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +15,8 @@ from opentalking_core.bundles.store import ChangeStamp
 from opentalking_core.host.host import PluginHost
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import httpx
 
     from opentalking_core.testing.fixtures import PutBundle
@@ -47,6 +50,19 @@ def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("OPENTALKING_") and name != "OPENTALKING_FACE_LANDMARKER_MODEL":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """Undo what a command of the test's own process does to the logging."""
+    loggers = [logging.getLogger(name) for name in (None, "opentalking_core", "uvicorn")]
+    before = [(log.handlers[:], log.level) for log in loggers]
+    yield
+    for log, (handlers, level) in zip(loggers, before, strict=True):
+        log.setLevel(level)
+        for handler in log.handlers[:]:
+            if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+                log.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

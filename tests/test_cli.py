@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import socket
@@ -45,17 +44,13 @@ def detect_mouth(image):
 
 
 @pytest.fixture(autouse=True)
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No real detector, no worker processes, an empty working directory, and the log as it was before."""
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No real detector, no worker processes and an empty working directory."""
     (tmp_path / "fake.py").write_text(DETECTOR)
     monkeypatch.setenv("OPENTALKING_PLUGINS", str(tmp_path / "fake.py"))
     monkeypatch.setenv("OPENTALKING_DISABLE_PLUGINS", "mediapipe_mouth")
     monkeypatch.setenv("OPENTALKING_PORTRAIT_WORKERS", "0")
     monkeypatch.chdir(tmp_path)
-    log = logging.getLogger("opentalking_core")
-    before = log.handlers[:]
-    yield
-    log.handlers[:] = before
 
 
 @pytest.fixture
@@ -381,6 +376,16 @@ def test_serve_port_in_use_is_one_sentence(run: Run, avatars: Path) -> None:
     assert result.exit_code == 1
     assert f"127.0.0.1:{port} can't be listened on" in result.stderr
     assert f"make serve PORT={port + 1}" in result.stderr
+
+
+def test_serve_logs_warnings_of_loading_plugins_as_json(
+    run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENTALKING_DETECTORS", "mediapip")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("serve", "--avatars", avatars, "--port", taken.getsockname()[1])
+    first, *_ = result.stderr.splitlines()
+    assert json.loads(first)["message"].startswith("there is no plugin 'mediapip'; installed: ")
 
 
 def test_the_doctor_explains_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

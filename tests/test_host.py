@@ -84,7 +84,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 # -- finding
 
 
-def test_our_own_plugins_come_by_the_same_way_as_anybodys(caplog: pytest.LogCaptureFixture) -> None:
+def test_built_in_plugins_are_loaded_by_entry_points(caplog: pytest.LogCaptureFixture) -> None:
     loaded = host().load()
     for name, hook in (("model_types", "register_model_types"), ("memory_store", "open_bundle_store")):
         found = info(loaded, name)
@@ -94,7 +94,7 @@ def test_our_own_plugins_come_by_the_same_way_as_anybodys(caplog: pytest.LogCapt
     assert warnings(caplog) == []
 
 
-def test_an_installed_plugin_is_found_and_listed(install: Install) -> None:
+def test_installed_plugin_is_listed(install: Install) -> None:
     install("somebodys", DETECTOR)
     found = info(host().load(), "somebodys")
     assert found == PluginInfo(
@@ -103,7 +103,7 @@ def test_an_installed_plugin_is_found_and_listed(install: Install) -> None:
     assert str(found) == "somebodys (opentalking-somebodys 1.2.3)"
 
 
-def test_an_entry_point_may_name_an_object(install: Install) -> None:
+def test_entry_point_naming_an_object_is_loaded(install: Install) -> None:
     code = """
         from opentalking_core import hookimpl
 
@@ -127,7 +127,7 @@ def test_an_entry_point_may_name_an_object(install: Install) -> None:
         ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_listed_with_the_reason(
+def test_failed_import_is_listed_with_the_reason(
     install: Install, caplog: pytest.LogCaptureFixture, code: str, reason: str
 ) -> None:
     install("broken", code)
@@ -143,7 +143,7 @@ def test_a_plugin_that_cannot_be_imported_is_listed_with_the_reason(
     assert reason in loaded.plugin_warnings()["broken"][0]
 
 
-def test_a_broken_plugin_takes_no_service_down(install: Install, store_url: str) -> None:
+def test_service_with_a_failed_plugin_starts(install: Install, store_url: str) -> None:
     install("broken", "import a_library_that_is_not_there")
     with running_service(store_url, plugins={"fake": FakeMouth()}) as service:
         assert service.get("/avatars").json() == []
@@ -153,7 +153,7 @@ def test_a_broken_plugin_takes_no_service_down(install: Install, store_url: str)
 # -- blocking
 
 
-def test_a_disabled_plugin_is_listed_and_never_imported(install: Install) -> None:
+def test_disabled_plugin_is_listed_and_not_imported(install: Install) -> None:
     module = install("unwanted", "raise SystemExit('imported')")
     loaded = host(disabled=("unwanted",)).load()
     found = info(loaded, "unwanted")
@@ -162,27 +162,27 @@ def test_a_disabled_plugin_is_listed_and_never_imported(install: Install) -> Non
     assert loaded.plugin_warnings() == {}
 
 
-def test_the_defaults_can_be_disabled_too() -> None:
+def test_built_in_plugins_can_be_disabled() -> None:
     loaded = host(disabled=("model_types", "memory_store")).load()
-    assert loaded.model_types() == {}
+    assert not {"mock", "wav2lip"} & set(loaded.model_types()), "other installed plugins may register types, too"
     with pytest.raises(InvalidURL, match=r"memory_store.*disabled"):
         loaded.open_bundle_store("memory://x")
 
 
-def test_a_disabled_file_is_not_imported_either(tmp_path: Path) -> None:
+def test_disabled_file_is_not_imported(tmp_path: Path) -> None:
     file = tmp_path / "unwanted.py"
     file.write_text("1 / 0")
     assert info(host(files=(str(file),), disabled=("unwanted",)).load(), "unwanted").status == "disabled"
 
 
-def test_a_disabled_object_is_not_asked() -> None:
+def test_disabled_object_is_not_asked() -> None:
     loaded = host(disabled=("fake",)).register(FakeMouth(), "fake").load()
     assert "fake" not in [detector.name for detector in loaded.detectors()]
     assert info(loaded, "fake").status == "disabled"
 
 
 @pytest.mark.parametrize("choice", ["disabled", "detectors"])
-def test_a_name_that_no_plugin_has_is_warned_of(caplog: pytest.LogCaptureFixture, choice: Any) -> None:
+def test_unknown_plugin_name_logs_a_warning(caplog: pytest.LogCaptureFixture, choice: Any) -> None:
     host(**{choice: ("mediapip_mouth",)}).load()
     (logged,) = warnings(caplog)
     assert "'mediapip_mouth'" in logged
@@ -192,7 +192,7 @@ def test_a_name_that_no_plugin_has_is_warned_of(caplog: pytest.LogCaptureFixture
 # -- plugins in a single file
 
 
-def test_a_single_file_is_a_plugin(tmp_path: Path) -> None:
+def test_single_file_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "my_plugin.py"
     file.write_text(textwrap.dedent(DETECTOR))
     loaded = host(files=(str(file),)).load()
@@ -201,7 +201,7 @@ def test_a_single_file_is_a_plugin(tmp_path: Path) -> None:
     assert "my_plugin" in [detector.name for detector in loaded.detectors()]
 
 
-def test_a_relative_path_and_a_dataclass_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_file_with_relative_path_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 1\n"
@@ -218,9 +218,7 @@ def test_a_relative_path_and_a_dataclass_work(tmp_path: Path, monkeypatch: pytes
         ("picture.png", "x = 1", "not a Python file"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_listed_with_the_reason(
-    tmp_path: Path, name: str, code: str | None, reason: str
-) -> None:
+def test_unusable_file_is_listed_with_the_reason(tmp_path: Path, name: str, code: str | None, reason: str) -> None:
     file = tmp_path / name
     if code is not None:
         file.write_text(code)
@@ -230,7 +228,7 @@ def test_a_file_that_cannot_be_used_is_listed_with_the_reason(
     assert failed.distribution == str(file)
 
 
-def test_a_file_named_like_another_plugin_is_refused_naming_both(tmp_path: Path) -> None:
+def test_file_named_like_another_plugin_fails_naming_both(tmp_path: Path) -> None:
     file = tmp_path / "memory_store.py"
     file.write_text(textwrap.dedent(DETECTOR))
     found = [plugin for plugin in host(files=(str(file),)).load().plugins() if plugin.name == "memory_store"]
@@ -266,7 +264,7 @@ class Asynchronous:
         (Asynchronous(), ["detect_mouth", "async def"]),
     ],
 )
-def test_a_wrong_hook_is_refused_naming_plugin_and_hook(plugin: object, words: list[str]) -> None:
+def test_register_wrong_hook_raises_naming_plugin_and_hook(plugin: object, words: list[str]) -> None:
     fresh = host()
     with pytest.raises(PluginError) as caught:
         fresh.register(plugin, "somebodys")
@@ -277,14 +275,14 @@ def test_a_wrong_hook_is_refused_naming_plugin_and_hook(plugin: object, words: l
     assert len(fresh.detectors()) == 1
 
 
-def test_a_misspelt_hook_of_an_installed_plugin_is_listed(install: Install) -> None:
+def test_installed_plugin_with_a_misspelt_hook_is_listed_as_failed(install: Install) -> None:
     install("typo", DETECTOR.replace("detect_mouth", "detect_mouht"))
     failed = info(host().load(), "typo")
     assert failed.status == "failed"
     assert "detect_mouht" in failed.reason
 
 
-def test_a_name_can_be_registered_once() -> None:
+def test_register_same_name_twice_raises() -> None:
     with pytest.raises(PluginError, match="two plugins are named 'fake'"):
         host().register(FakeMouth(), "fake").register(FakeMouth(), "fake")
 
@@ -300,19 +298,19 @@ class Memory:
         return MemoryStore(url) if url.startswith(("memory://", "example://")) else None
 
 
-def test_a_store_of_a_registered_plugin_is_opened() -> None:
+def test_open_bundle_store_uses_registered_plugin() -> None:
     store, plugin = host().register(Memory(), "mine").load().open_bundle_store("example://x")
     assert isinstance(store, MemoryStore)
     assert (plugin.name, plugin.origin) == ("mine", "registered")
 
 
-def test_a_service_runs_over_a_store_that_the_core_does_not_know() -> None:
+def test_service_runs_over_a_registered_store() -> None:
     with running_service("example://served", plugins={"mine": Memory(), "fake": FakeMouth()}) as service:
         assert service.get("/avatars").json() == []
         assert service.get("/health").json()["store"]["plugin"] == "mine"
 
 
-def test_two_plugins_that_open_one_url_are_both_named() -> None:
+def test_open_bundle_store_with_two_claims_names_both_plugins() -> None:
     loaded = host().register(Memory(), "mine").load()
     with pytest.raises(PluginError) as caught:
         loaded.open_bundle_store("memory://x")
@@ -322,7 +320,7 @@ def test_two_plugins_that_open_one_url_are_both_named() -> None:
     assert plugin.name == "mine"
 
 
-def test_a_url_that_nobody_opens_says_so_and_shows_no_secret(install: Install) -> None:
+def test_open_bundle_store_unknown_url_shows_no_secret(install: Install) -> None:
     install("gone", "import a_library_that_is_not_there")
     with pytest.raises(InvalidURL) as caught:
         host().load().open_bundle_store("gopher://user:hunter2@host/bucket?token=abc")
@@ -343,7 +341,7 @@ def test_open_bundle_store_without_plugins_names_the_package(url: str, package: 
 
 
 @pytest.mark.parametrize("path", ["./avatars", "avatars", "/srv/my avatars", "~/avatars", "/srv/李雷#1?x%20"])
-def test_a_path_becomes_a_file_url(path: str) -> None:
+def test_open_bundle_store_turns_a_path_into_a_file_url(path: str) -> None:
     seen = []
 
     class Spy:
@@ -367,13 +365,40 @@ def named(*names: str, order: tuple[str, ...] = ()) -> list[str]:
     return [detector.name for detector in fresh.detectors()]
 
 
-def test_detectors_are_asked_by_name_unless_ordered() -> None:
+def test_detectors_are_asked_by_name() -> None:
     assert named("c", "a", "b") == ["a", "b", "c"]
+
+
+def test_detectors_named_in_the_choice_are_asked_first() -> None:
     assert named("c", "a", "b", order=("b",)) == ["b", "a", "c"]
     assert named("c", "a", "b", order=("c", "b", "a")) == ["c", "b", "a"]
 
 
-def test_a_detector_is_asked_alone() -> None:
+class FirstMouth(FakeMouth):
+    @hookimpl(tryfirst=True)
+    def detect_mouth(self, image: Any) -> MouthLandmarks | None:
+        return None
+
+
+class LastMouth(FakeMouth):
+    @hookimpl(trylast=True)
+    def detect_mouth(self, image: Any) -> MouthLandmarks | None:
+        return None
+
+
+def test_detectors_marked_tryfirst_and_trylast_are_asked_first_and_last() -> None:
+    fresh = host(detectors=("chosen",)).register(LastMouth(), "a_last").register(FirstMouth(), "z_first")
+    fresh.register(FakeMouth(), "chosen").register(FakeMouth(), "b").register(FakeMouth(), "c")
+    assert [detector.name for detector in fresh.detectors()] == ["chosen", "z_first", "b", "c", "a_last"]
+
+
+def test_newly_installed_detector_is_asked_after_the_default_one(install: Install) -> None:
+    before = [detector.name for detector in host().load().detectors()]
+    install("aaa_mouth", DETECTOR)
+    assert [detector.name for detector in host().load().detectors()] == [*before, "aaa_mouth"]
+
+
+def test_detect_mouth_asks_one_detector_only() -> None:
     one, other = FakeMouth(), FakeMouth()
     fresh = host().register(one, "one").register(other, "other")
     assert fresh.detect_mouth("one", PICTURE) == FakeMouth.landmarks
@@ -381,7 +406,7 @@ def test_a_detector_is_asked_alone() -> None:
 
 
 @pytest.mark.parametrize("answer", [{"outer_lip": []}, (0.5, 0.5), "mouth", 0, False, []])
-def test_rubbish_from_a_detector_is_the_plugins_error(answer: object) -> None:
+def test_detect_mouth_wrong_result_names_plugin_and_type(answer: object) -> None:
     class Rubbish:
         @hookimpl
         def detect_mouth(self, image: object) -> object:
@@ -395,7 +420,7 @@ def test_rubbish_from_a_detector_is_the_plugins_error(answer: object) -> None:
     "points",
     [[(0.1, 0.1), (0.2, 0.2)], [], [(0.1, 0.1), (0.2, float("nan")), (0.3, 0.3)], [(0, 0), (1, 1), (2, 1e999)]],
 )
-def test_landmarks_that_are_no_mouth_cannot_be_made(points: list[tuple[float, float]]) -> None:
+def test_landmarks_reject_points_that_are_no_mouth(points: list[tuple[float, float]]) -> None:
     good = [(0.1, 0.1), (0.2, 0.2), (0.3, 0.1)]
     for outer, inner in ((points, good), (good, points)):
         with pytest.raises(ValueError, match=r"lip|mouth"):
@@ -458,7 +483,7 @@ class Exiting:
         sys.exit("no licence")
 
 
-def test_startup_and_shutdown_are_called_once_and_survive_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+def test_startup_and_shutdown_run_once_and_survive_failing_plugins(caplog: pytest.LogCaptureFixture) -> None:
     living = Living()
     fresh = host().register(Failing(), "a_failing").register(living, "b").register(Exiting(), "c_failing")
     fresh.shutdown()
@@ -496,7 +521,7 @@ class Troubled:
         return ["the model file is missing: run `models fetch`"]
 
 
-def test_problems_are_told_by_plugin() -> None:
+def test_plugin_warnings_are_grouped_by_plugin() -> None:
     fresh = host().register(Troubled(), "troubled").register(Failing(), "failing").register(FakeMouth(), "well")
     problems = fresh.register(Exiting(), "exiting").plugin_warnings()
     assert "no licence" in problems["exiting"][0]
@@ -505,7 +530,7 @@ def test_problems_are_told_by_plugin() -> None:
     assert "well" not in problems
 
 
-def test_health_shows_what_a_detector_reports_of_itself(store_url: str) -> None:
+def test_health_shows_what_a_detector_reports(store_url: str) -> None:
     class TroubledMouth(FakeMouth, Troubled): ...
 
     with running_service(store_url, plugins={"troubled": TroubledMouth()}) as service:
@@ -530,7 +555,7 @@ class Slow:
         return []
 
 
-def test_a_slow_report_is_waited_for_by_health_alone(store_url: str) -> None:
+def test_slow_report_delays_health_only(store_url: str) -> None:
     slow = Slow()
     with running_service(store_url, plugins={"slow": slow}) as service, ThreadPoolExecutor(1) as other:
         wait_for(lambda: slow.asked == 1)  # by the start of the service, which doesn't wait for the report either
@@ -544,7 +569,7 @@ def test_a_slow_report_is_waited_for_by_health_alone(store_url: str) -> None:
         assert slow.asked == 2
 
 
-def test_one_plugin_that_cannot_fetch_does_not_stop_another() -> None:
+def test_fetch_models_goes_on_after_a_failing_plugin() -> None:
     class Fetching:
         @hookimpl
         def fetch_models(self) -> list[Path]:
@@ -557,7 +582,7 @@ def test_one_plugin_that_cannot_fetch_does_not_stop_another() -> None:
     assert "cannot fetch" in str(results["failing"])
 
 
-def test_a_model_type_that_two_plugins_register_names_both() -> None:
+def test_model_type_registered_twice_names_both_plugins() -> None:
     class Another:
         @hookimpl
         def register_model_types(self) -> list[object]:
@@ -570,6 +595,6 @@ def test_a_model_type_that_two_plugins_register_names_both() -> None:
         assert word in str(caught.value)
 
 
-def test_each_host_is_its_own() -> None:
+def test_hosts_do_not_share_plugins() -> None:
     host().register(FakeMouth(), "fake")
     assert host().detectors() == []

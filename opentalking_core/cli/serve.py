@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import logging.config
 import os
 import socket
 import sys
@@ -33,8 +34,10 @@ def serve(
     if avatars is not None:
         os.environ["OPENTALKING_AVATARS_DIR"] = avatars  # where the API processes look too
     settings = read_settings()
+    log_config = _log_config(plain=sys.stderr.isatty())
+    logging.config.dictConfig(log_config)  # uvicorn does so later, but loading plugins may log warnings
     with errors_in_words():
-        app = create_app(settings)  # also when several processes make their own: what is wrong shows here, once
+        app = create_app(settings)  # with several API processes, too: an error is shown here, once
     if settings.protect == "nothing" and not _is_loopback(host):
         err.print(
             f"[yellow]warning:[/] whoever reaches {host}:{port} may create and delete avatars;"
@@ -51,7 +54,7 @@ def serve(
         workers=workers,
         http=LimitedHttpProtocol,
         ws="none",
-        log_config=_log_config(plain=sys.stderr.isatty()),
+        log_config=log_config,
         access_log=False,  # uvicorn's is written on the event loop; ours is OPENTALKING_ACCESS_LOG
         server_header=False,
         timeout_graceful_shutdown=30,

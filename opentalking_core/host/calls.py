@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import OpenTalkingError, PluginError
+from ..errors import PluginError
 from .loading import PLUGIN_EXCEPTIONS, restored_sys_path
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class HookCall:
         """Call the hook.
 
         Raises:
-            HookFailed: the plugin raised; a PluginError's sentence is kept as it is.
-            OpenTalkingError: the plugin raised this error, which its hook allows.
+            HookFailed: the plugin raised; `__cause__` is its exception, and a PluginError's sentence is kept as it is.
         """
         try:
             return self.raw(**arguments)
@@ -94,11 +93,11 @@ class HookCall:
         """The error for a result that the hook does not allow."""
         return HookFailed(self.info, f"{self.hook} {verb} {type(result).__name__}, not {wanted}")
 
-    def _translate(self, error: BaseException) -> OpenTalkingError:
-        if isinstance(error, OpenTalkingError) and not isinstance(error, PluginError):
-            return error
+    def _translate(self, error: BaseException) -> HookFailed:
         if isinstance(error, PluginError):
             return HookFailed(self.info, str(error))
         if isinstance(error, SystemExit):
-            return HookFailed(self.info, f"{self.hook} called sys.exit({'' if error.code is None else error.code!r})")
+            return HookFailed(
+                self.info, f"{self.hook} called sys.exit({'' if error.code is None else repr(error.code)})"
+            )
         return HookFailed(self.info, f"{self.hook} raised {type(error).__name__}: {error}".removesuffix(": "))

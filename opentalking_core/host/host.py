@@ -109,8 +109,8 @@ class PluginHost:
                 store = call(url=url)
                 if store is not None:
                     opened.append((_checked_store(call, store), call.info))
-            except OpenTalkingError as error:
-                failures.append(error)
+            except HookFailed as failed:
+                failures.append(failed.__cause__ if isinstance(failed.__cause__, InvalidURL) else failed)
         if len(opened) > 1:
             names = " and ".join(str(info) for _, info in opened)
             remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={opened[0][1].name}"
@@ -155,8 +155,8 @@ class PluginHost:
         for call in self._calls("register_model_types"):
             try:
                 registered = _model_types_of(call)
-            except PluginError as error:
-                log.warning("%s; its model types are missing", error)
+            except HookFailed as failure:
+                log.warning("%s; its model types are missing", failure)
                 continue
             for name, model_type in registered.items():
                 if name in owners:
@@ -197,8 +197,6 @@ class PluginHost:
                 yield call.info.name, call.items(Path)
             except HookFailed as failure:
                 yield call.info.name, PluginError(failure.reason)
-            except OpenTalkingError as error:
-                yield call.info.name, error
 
     def plugin_warnings(self) -> dict[str, list[str]]:
         """Return what keeps plugins from working, by plugin: failed imports, failing hooks, what each one reports."""
@@ -206,14 +204,14 @@ class PluginHost:
         for call in self._calls("report_problems"):
             try:
                 found = call.items(str)
-            except OpenTalkingError as error:
-                found = [_reason(error)]
+            except HookFailed as failure:
+                found = [failure.reason]
             warnings.setdefault(call.info.name, []).extend(found)
         for call in self._calls("register_model_types"):
             try:
                 _model_types_of(call)
-            except PluginError as error:
-                warnings.setdefault(call.info.name, []).append(_reason(error))
+            except HookFailed as failure:
+                warnings.setdefault(call.info.name, []).append(failure.reason)
         return {name: sentences for name, sentences in warnings.items() if sentences}
 
     def startup(self) -> None:
@@ -234,11 +232,12 @@ class PluginHost:
         calls = self._calls(hook)
         for call in reversed(calls) if backwards else calls:
             try:
-                call.raw()
-            except PluginError as error:  # the plugin's detections will raise the same sentence
-                log.info("plugin %s: %s", call.info, error)
-            except PLUGIN_EXCEPTIONS:
-                log.exception("plugin %s: %s failed", call.info, hook)
+                call()
+            except HookFailed as failure:
+                if isinstance(failure.__cause__, PluginError):  # the plugin's detections will raise the same sentence
+                    log.info("%s", failure)
+                else:
+                    log.error("%s", failure, exc_info=failure.__cause__)
 
     def _calls(self, hook: str) -> Sequence[HookCall]:
         """Return a call to each plugin that implements `hook`, by the plugin's name.
@@ -288,7 +287,7 @@ def _checked_store(call: HookCall, store: Any) -> BundleStore:
 
 
 def _model_types_of(call: HookCall) -> dict[str, ModelType]:
-    """Return one plugin's model types by name. Raise PluginError if one of them is none."""
+    """Return one plugin's model types by name. Raise HookFailed if one of them is none."""
     types: dict[str, ModelType] = {}
     registered: list[Any] = call.items(object)
     for model_type in registered:
@@ -313,10 +312,6 @@ def _member(call: HookCall, model_type: object, name: str, missing: object = Non
         return getattr(model_type, name, missing)
     except PLUGIN_EXCEPTIONS as error:
         raise HookFailed(call.info, f"a model type's `{name}` raised {type(error).__name__}: {error}") from error
-
-
-def _reason(error: OpenTalkingError) -> str:
-    return error.reason if isinstance(error, HookFailed) else str(error)
 
 
 def _file_url(path: str) -> str:

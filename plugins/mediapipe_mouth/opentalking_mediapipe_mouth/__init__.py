@@ -27,7 +27,7 @@ def startup() -> None:
     _detector.open()
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # the default detector: others that are installed are asked after this one
 def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
     """Return the mouth of the largest face; None without a face, or while the model file isn't there."""
     return _detector.detect(image)
