@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from PIL import Image
 
-from opentalking_core.bundles.store import ChangeStamp
 from opentalking_core.host.host import PluginHost
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def folder_store(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def delete_bundle(store_url: str, unseen: list[str]) -> DeleteBundle:
+def delete_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -> DeleteBundle:
     """Deletes bundles of the store, as another process would."""
     host = PluginHost().load()
 
@@ -95,7 +94,7 @@ def delete_bundle(store_url: str, unseen: list[str]) -> DeleteBundle:
         opened, _ = host.open_bundle_store(store_url)
         async with opened as store:
             await store.delete(avatar_id)
-        if not isinstance(store, ChangeStamp):
+        if changes_show_later:
             unseen.append(avatar_id)
 
     return lambda avatar_id: asyncio.run(delete_there(avatar_id))

@@ -28,6 +28,8 @@ from PIL import Image
 from opentalking_core.bundles.mouth import MouthLandmarks, mouth_metadata
 from opentalking_core.portraits.drawn import DrawnPortrait, draw_portrait
 
+from .contract import Contract
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import ClassVar
@@ -42,7 +44,7 @@ CENTER_TOLERANCE = 0.01
 SIZE_TOLERANCE = (0.7, 1.4)
 
 
-class MouthDetectorContract:
+class MouthDetectorContract(Contract):
     """Subclass it, supply the fixture `plugin`, and every promise of a mouth detector gets checked."""
 
     #: what importing the plugin must not import: every plugin is imported at every start of every command

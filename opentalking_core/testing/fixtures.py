@@ -1,9 +1,9 @@
 """Fixtures for tests of plugins and of the host: `pytest_plugins = ["opentalking_core.testing.fixtures"]`.
 
 fake_mouth      a mouth detector plugin that finds the same mouth in every picture, and counts its calls
-store_url       an empty bundle store of its own for each test; `pytest --store-url URL` says where
+store_url       an empty bundle store of its own for each test: a folder, or with `pytest --store-url URL` URL/<uuid>
 put_bundle      put_bundle("id", {...}): puts a bundle into that store without going through the service
-stored_files    stored_files("id"): the files of a bundle in that store, by path, likewise
+stored_files    stored_files("id"): the files of a bundle in that store, by path, without going through the service
 service         an httpx.Client of a service running over store_url, with fake_mouth as its only detector
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from ..bundles.mouth import MouthLandmarks
-from ..bundles.store import ChangeStamp
+from ..bundles.store import MANIFEST
 from ..hookspecs import hookimpl
 from ..host.host import PluginHost
 from .running import running_service
@@ -33,11 +33,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: How long a service may take to scan its store twice, in seconds.
+MAX_SCAN_SECONDS = 60
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--store-url"""
     parser.addoption(
         "--store-url",
-        help="run the tests that need a bundle store over this one, each below a path of its own (default: a folder)",
+        metavar="URL",
+        help="run the tests that need a bundle store over this one: each test appends a path of its own to URL,"
+        " before the `?` if there is one (default: a folder)",
     )
 
 
@@ -51,12 +56,12 @@ class FakeMouth:
     )
 
     def __init__(self) -> None:
-        #: the (height, width, 3) of each picture that it was asked about
+        #: the (height, width, 3) of each picture that `detect_mouth` was called with
         self.shapes: list[tuple[int, ...]] = []
 
     @hookimpl
     def detect_mouth(self, image: NDArray[np.uint8]) -> MouthLandmarks | None:
-        """The mouth in `landmarks`, which a test may set, to None too."""
+        """Return `landmarks`, which a test may set, also to None."""
         self.shapes.append(image.shape)
         return self.landmarks
 
@@ -67,14 +72,14 @@ class PutBundle(Protocol):
     def __call__(
         self, avatar_id: str, manifest: Mapping[str, Any] | bytes | None = ..., files: Mapping[str, bytes] | None = ...
     ) -> None:
-        """Create it; `manifest` adds to a valid one of type mock (bytes: the file as it is), `files` join it."""
+        """Create a bundle of a valid manifest of type mock, with the fields in `manifest` (bytes: the whole file)."""
 
 
 class StoredFiles(Protocol):
     """Reads a bundle of the test's store."""
 
     def __call__(self, avatar_id: str) -> dict[str, bytes]:
-        """Its files, path -> content. Raises NotFound."""
+        """Return its files, path -> content. Raise NotFound."""
 
 
 @pytest.fixture
@@ -86,18 +91,27 @@ def fake_mouth() -> FakeMouth:
 @pytest.fixture
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty bundle store of this test's own."""
-    base: str | None = request.config.getoption("--store-url")
-    return f"{base.rstrip('/')}/{uuid.uuid4().hex}" if base else (tmp_path / "avatars").as_uri()
+    given: str | None = request.config.getoption("--store-url")
+    if not given:
+        return (tmp_path / "avatars").as_uri()
+    base, mark, query = given.partition("?")
+    return f"{base.rstrip('/')}/{uuid.uuid4().hex}{mark}{query}"
+
+
+@pytest.fixture
+def changes_show_later(request: pytest.FixtureRequest) -> bool:
+    """Whether a service may learn of the test's own changes only by its next scan: not over the default, a folder."""
+    return bool(request.config.getoption("--store-url"))
 
 
 @pytest.fixture
 def unseen() -> list[str]:
-    """Ids that were put into a store which can't tell of changes, and that a service over it may not have seen."""
+    """Ids of bundles that the test has put or deleted, and whose change a service may not have seen yet."""
     return []
 
 
 @pytest.fixture
-def put_bundle(store_url: str, unseen: list[str]) -> PutBundle:
+def put_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -> PutBundle:
     """Puts bundles into the store without going through the service."""
     host = PluginHost().load()
 
@@ -106,7 +120,8 @@ def put_bundle(store_url: str, unseen: list[str]) -> PutBundle:
     ) -> None:
         if not isinstance(manifest, bytes):
             manifest = json.dumps(example_manifest(avatar_id, **dict(manifest or {}))).encode()
-        if not asyncio.run(_create(host, store_url, avatar_id, {"manifest.json": manifest, **(files or {})})):
+        asyncio.run(_create(host, store_url, avatar_id, {MANIFEST: manifest, **(files or {})}))
+        if changes_show_later:
             unseen.append(avatar_id)
 
     return put
@@ -122,7 +137,7 @@ def stored_files(store_url: str) -> StoredFiles:
 def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterator[httpx.Client]:
     """An HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`.
 
-    Where the store can't tell of changes, a request for the list waits until the service has seen those of the test.
+    With --store-url, a request for the list waits until the service has seen the changes of the test.
     """
     with running_service(store_url, plugins={"fake_mouth": fake_mouth}, refresh_seconds=0.05) as client:
 
@@ -130,7 +145,9 @@ def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterato
             if unseen and request.url.path in ("/avatars", "/avatars/", "/health"):
                 unseen.clear()
                 before = _scans(client)
-                while _scans(client) < before + 2:  # the next one to end may have begun before
+                deadline = time.monotonic() + MAX_SCAN_SECONDS
+                while _scans(client) < before + 2:  # the next scan to end may have begun before the change
+                    assert time.monotonic() < deadline, "the service doesn't scan its store"
                     time.sleep(0.01)
 
         client.event_hooks["request"].append(let_it_see)
@@ -138,23 +155,21 @@ def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterato
 
 
 def example_manifest(avatar_id: str, **changes: object) -> dict[str, object]:
-    """A valid manifest of type mock, with `changes` to its fields."""
+    """Return a valid manifest of type mock, with `changes` to its fields."""
     manifest: dict[str, object] = {"id": avatar_id, "name": "Demo", "model_type": "mock", "fps": 25}
     return {**manifest, "sample_rate": 16000, "width": 512, "height": 512, "version": "1.0", "metadata": {}, **changes}
 
 
 def _scans(client: httpx.Client) -> int:
-    """How many scans a service has finished."""
+    """Return how many scans a service has finished."""
     found = re.findall(r'store_operation_seconds_count{operation="scan".* (\d+)', client.get("/metrics").text)
     return sum(map(int, found))
 
 
-async def _create(host: PluginHost, url: str, avatar_id: str, files: Mapping[str, bytes]) -> bool:
-    """Create a bundle; whether the store can tell at once that it has changed."""
+async def _create(host: PluginHost, url: str, avatar_id: str, files: Mapping[str, bytes]) -> None:
     opened, _ = host.open_bundle_store(url)
     async with opened as store:
         await store.create(avatar_id, files)
-        return isinstance(store, ChangeStamp)
 
 
 async def _read(url: str, avatar_id: str) -> dict[str, bytes]:

@@ -21,6 +21,8 @@ from opentalking_core import AvatarBundle, PortraitRecipe, Problem
 from opentalking_core.bundles.manifest import AvatarManifest, is_bundle_path
 from opentalking_core.bundles.store import MANIFEST
 
+from .contract import Contract
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -49,7 +51,7 @@ ODD_FILES: tuple[Mapping[str, int], ...] = (
 )
 
 
-class ModelTypeContract:
+class ModelTypeContract(Contract):
     """Subclass it as `class TestMyType(ModelTypeContract)` and supply the fixture `model_type`."""
 
     @pytest.fixture

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
 
-#: Trusts nobody, which plain HTTP doesn't mind: to load the usual certificates takes as long as to start a service.
+#: Trusts no certificate. Tests use plain HTTP, and loading the usual certificates takes as long as starting a service.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
@@ -36,12 +36,15 @@ def running_service(
     real_detectors: bool = False,
     **settings: object,
 ) -> Iterator[httpx.Client]:
-    """Serve `avatars_url` in a thread with uvicorn; yields an HTTP client whose base URL is the service.
+    """Serve `avatars_url` in a thread with uvicorn; yield an HTTP client whose base URL is the service.
+
+    All installed plugins are loaded, as in any service, except for the mouth detectors. Settings that are not given
+    come from the environment, OPENTALKING_DISABLE_PLUGINS for one; names in it disable plugins given here, too.
 
     Args:
-        avatars_url: of the bundle store.
-        plugins: objects with hooks to register, by name: fake detectors, stores of your own.
-        plugin_files: one-file plugins to load, as OPENTALKING_PLUGINS would; these reach worker processes, too.
+        avatars_url: URL of the bundle store.
+        plugins: objects with hooks to register, by name: fake detectors, your own store.
+        plugin_files: one-file plugins to load, as OPENTALKING_PLUGINS would; worker processes load them, too.
         real_detectors: also use the installed mouth detectors; without them, only those given here are asked.
         settings: fields of `Settings`; portraits are worked on in threads unless `portrait_workers` says otherwise.
     """
@@ -75,7 +78,7 @@ def running_service(
 
 
 class _Server(uvicorn.Server):
-    """Ends as soon as it is told to; uvicorn itself looks ten times a second, and hundreds of tests would wait."""
+    """Stops at once: uvicorn checks `should_exit` ten times a second, and hundreds of tests would wait for it."""
 
     async def main_loop(self) -> None:
         counter = 0
@@ -84,7 +87,7 @@ class _Server(uvicorn.Server):
             counter = (counter + 1) % 100
 
     async def shutdown(self, sockets: object = None) -> None:
-        # uvicorn's own would sleep for 0.1 s here, whether or not anybody is connected.
+        # uvicorn's own method sleeps for 0.1 s, even without a connection.
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
@@ -96,5 +99,5 @@ class _Server(uvicorn.Server):
 
 @functools.cache
 def installed_detectors() -> tuple[str, ...]:
-    """The names of the installed plugins that detect mouths."""
+    """Return the names of the installed plugins that detect mouths."""
     return tuple(info.name for info in PluginHost().load().detectors())

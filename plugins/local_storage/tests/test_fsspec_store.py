@@ -10,13 +10,23 @@ from opentalking_local_storage.fsspec_store import FsspecStore, open_bundle_stor
 
 from opentalking_core import InvalidURL
 from opentalking_core.host.host import PluginHost
-from opentalking_core.testing.stores import BundleStoreContract
+from opentalking_core.testing.stores import BundleStoreContract, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from opentalking_core import BundleStore
 
-class TestOverAFolder(BundleStoreContract):
+
+class FsspecContract(BundleStoreContract):
+    @pytest.mark.xfail(reason="fsspec has no conditional write, so creators in two processes may both succeed")
+    def test_of_creators_in_two_stores_exactly_one_wins(
+        self, opened: BundleStore, second: BundleStore, run: Run
+    ) -> None:
+        super().test_of_creators_in_two_stores_exactly_one_wins(opened, second, run)
+
+
+class TestOverAFolder(FsspecContract):
     @pytest.fixture
     def store(self, tmp_path: Path) -> FsspecStore:
         return FsspecStore(f"fsspec+file://{tmp_path}/avatars")
@@ -27,7 +37,7 @@ class TestOverAFolder(BundleStoreContract):
         return FsspecStore(f"fsspec+file://{tmp_path}/file/avatars")
 
 
-class TestOverMemory(BundleStoreContract):
+class TestOverMemory(FsspecContract):
     @pytest.fixture
     def store(self) -> FsspecStore:
         return FsspecStore(f"fsspec+memory://{uuid.uuid4().hex}")
