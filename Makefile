@@ -43,7 +43,7 @@ test-packages: system-packages
 
 serve: install system-packages  ## serve ./avatars on http://127.0.0.1:$(PORT), with demo avatars if there are none
 	@$(RUN)/opentalking-core models fetch || true
-	@$(RUN)/opentalking-core demo --if-empty "$${OPENTALKING_AVATARS_DIR:-avatars}"
+	@$(RUN)/opentalking-core demo --if-empty
 	@$(RUN)/opentalking-core serve --port $(PORT)
 
 test: $(VENV)/.installed-dev test-packages  ## run all tests, the plugins' too (the gallery's need Chromium)

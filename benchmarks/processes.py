@@ -75,7 +75,7 @@ def _proc(pid: int, name: str) -> str:
 def service(avatars: Path) -> Iterator[Server]:
     """`opentalking-core serve` with default settings; it may not answer yet."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("OPENTALKING_")}
-    command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--avatars", str(avatars), "--port"]
+    command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--store", str(avatars), "--port"]
     with _running("service", command, avatars.parent / "service.log", env) as server:
         yield server
 

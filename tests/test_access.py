@@ -246,7 +246,7 @@ def test_no_answer_is_taken_for_something_else(service: httpx.Client, mine: str,
 @contextlib.contextmanager
 def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`opentalking-core serve`, with what it prints on standard error."""
-    command = [*COMMAND, "serve", "--port", "0", "--avatars", str(tmp_path / "a")]
+    command = [*COMMAND, "serve", "--port", "0", "--store", str(tmp_path / "a")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
         try:
             yield run
@@ -282,6 +282,6 @@ def test_serve_warns_beyond_loopback(
     from opentalking_core.cli import app
 
     monkeypatch.setattr(uvicorn, "run", lambda *args, **kwargs: None)  # no test listens on the network
-    ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--avatars", str(tmp_path)], env=environment)
+    ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--store", str(tmp_path)], env=environment)
     assert ran.exit_code == 0
     assert ("may create and delete avatars" in ran.stderr) == warned

@@ -63,7 +63,7 @@ def run() -> Run:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo avatars, which take a second to draw."""
     folder = tmp_path_factory.mktemp("demo") / "avatars"
-    assert CliRunner().invoke(app, ["demo", str(folder)]).exit_code == 0
+    assert CliRunner().invoke(app, ["demo", "--store", str(folder)]).exit_code == 0
     shutil.rmtree(folder / ".opentalking", ignore_errors=True)
     return folder
 
@@ -78,7 +78,7 @@ def avatars(demo: Path, tmp_path: Path) -> Path:
 def where(request: pytest.FixtureRequest, avatars: Path) -> Iterator[tuple[str, ...]]:
     """What a command is told about where the avatars are."""
     if request.param == "store":
-        yield ("--avatars", str(avatars))
+        yield ("--store", str(avatars))
     else:
         with running_service(str(avatars), plugins={}, disable_plugins=("mediapipe_mouth",)) as client:
             yield ("--server", str(client.base_url))
@@ -98,11 +98,6 @@ def black(tmp_path: Path) -> Path:
     return tmp_path / "black.png"
 
 
-def at(where: tuple[str, ...]) -> tuple[str, ...]:
-    """`where` for a command that takes the store as its argument, or none."""
-    return where if where[0] == "--server" else where[1:]
-
-
 def checking(where: tuple[str, ...]) -> tuple[str, ...]:
     """`where` for a command that needs no store."""
     return where if where[0] == "--server" else ()
@@ -115,10 +110,10 @@ def test_an_avatar_is_made_listed_shown_and_deleted(run: Run, where: tuple[str, 
     assert {**summary, "id": ""} == {
         "id": "", "name": "Älice [red]", "model_type": "wav2lip", "width": 400, "height": 500, "is_custom": True,
     }  # fmt: skip
-    listed = json.loads(run("list", *at(where), "--json").stdout)
+    listed = json.loads(run("list", *where, "--json").stdout)
     assert [avatar["id"] for avatar in listed] == [summary["id"], "demo-avatar", "demo-wav2lip"]
     assert listed[0] == summary
-    table = run("list", *at(where)).stdout
+    table = run("list", *where).stdout
     assert "Älice [red]" in table
     assert "3 avatars" in table
     shown = run("show", summary["id"], *where).stdout
@@ -127,7 +122,7 @@ def test_an_avatar_is_made_listed_shown_and_deleted(run: Run, where: tuple[str, 
     manifest = json.loads(run("show", summary["id"], *where, "--json").stdout)
     assert manifest["metadata"]["animation"]["mouth_center"] == [0.5, 0.6]
     assert run("delete", summary["id"], "--yes", *where).stdout == f"deleted {summary['id']}\n"
-    assert "2 avatars" in run("list", *at(where)).stdout
+    assert "2 avatars" in run("list", *where).stdout
 
 
 def test_deleting_asks_first(run: Run, where: tuple[str, ...], photo: Path) -> None:
@@ -215,14 +210,14 @@ def test_checking_a_portrait_leaves_no_folder_behind(run: Run, photo: Path, tmp_
     run("check", photo)
     for command in (("list",), ("show", "a"), ("delete", "a", "--yes"), ("validate",), ("doctor",)):
         result = run(*command)
-        assert "there is no folder avatars; `opentalking-core demo avatars` makes one" in result.output
+        assert "there is no folder avatars; `opentalking-core demo --store avatars` makes one" in result.output
     assert not (tmp_path / "avatars").exists()
 
 
 def test_a_manifest_that_cant_be_read_is_a_warning(run: Run, avatars: Path) -> None:
     (avatars / "broken").mkdir()
     (avatars / "broken" / "manifest.json").write_text("{")
-    listed = run("list", avatars)
+    listed = run("list", "--store", avatars)
     assert listed.exit_code == 0
     assert "2 avatars" in listed.stdout
     assert "warning: broken is left out: manifest.json can't be used" in listed.stderr
@@ -244,8 +239,8 @@ def test_the_environment_names_the_server_or_the_store(
     assert "2 avatars" in run("list").stdout
     monkeypatch.setenv("OPENTALKING_SERVER", "http://127.0.0.1:1")
     assert "http://127.0.0.1:1 can't be reached" in run("list").stderr
-    assert "2 avatars" in run("list", avatars).stdout
-    assert "exclude each other" in run("list", avatars, "--server", "http://127.0.0.1:1").stderr
+    assert "2 avatars" in run("list", "--store", avatars).stdout
+    assert "exclude each other" in run("list", "--store", avatars, "--server", "http://127.0.0.1:1").stderr
 
 
 def test_what_is_no_server_is_named(run: Run) -> None:
@@ -303,19 +298,19 @@ def test_bundles_of_any_store_are_validated(run: Run) -> None:
             await store.create("torn", {"manifest.json": b"{"})
 
     asyncio.run(put())
-    result = run("validate", "memory://validate", "--json")
+    result = run("validate", "--store", "memory://validate", "--json")
     assert result.exit_code == 1
     found = {row["id"]: [problem["where"] for problem in row["problems"]] for row in json.loads(result.stdout)}
     assert found == {"bad": ["full_frames/"], "good": [], "torn": ["manifest.json"]}
-    table = run("validate", "memory://validate").stdout
+    table = run("validate", "--store", "memory://validate").stdout
     assert "3 bundles, 2 with errors" in table
 
 
 def test_a_folder_or_one_bundle_is_validated(run: Run, avatars: Path) -> None:
-    assert "2 bundles, 0 with errors" in run("validate", avatars).stdout
-    assert "1 bundles, 0 with errors" in run("validate", avatars / "demo-wav2lip").stdout
+    assert "2 bundles, 0 with errors" in run("validate", "--store", avatars).stdout
+    assert "1 bundles, 0 with errors" in run("validate", "--store", avatars / "demo-wav2lip").stdout
     (avatars / "demo-wav2lip").rename(avatars / "not an id")
-    result = run("validate", avatars)
+    result = run("validate", "--store", avatars)
     assert result.exit_code == 1
     assert "the folder's name may hold letters" in result.stdout
 
@@ -337,7 +332,7 @@ def test_the_doctor_finds_a_healthy_installation_healthy(
 ) -> None:
     monkeypatch.setenv("OPENTALKING_PORTRAIT_WORKERS", "1")
     before = sorted(avatars.rglob("*"))
-    result = run("doctor", "--avatars", avatars, "--port", _free_port(), "--json")
+    result = run("doctor", "--store", avatars, "--port", _free_port(), "--json")
     assert _findings(result) == {
         check: ["ok"] for check in ("python", "plugins", "store", "writable", "workers", "mouth", "port")
     }
@@ -364,7 +359,7 @@ def test_the_doctor_says_what_is_broken(
 
 def test_doctor_mouth_not_found_fails(run: Run, avatars: Path, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(DETECTOR.replace("image.mean() > 1", "False"))
-    result = run("doctor", "--avatars", avatars, "--port", _free_port())
+    result = run("doctor", "--store", avatars, "--port", _free_port())
     assert result.exit_code == 1
     assert "failed   mouth      the mouth of a drawn portrait is not found" in result.stdout
 
@@ -372,7 +367,7 @@ def test_doctor_mouth_not_found_fails(run: Run, avatars: Path, tmp_path: Path) -
 def test_serve_port_in_use_is_one_sentence(run: Run, avatars: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = run("serve", "--avatars", avatars, "--port", port)
+        result = run("serve", "--store", avatars, "--port", port)
     assert result.exit_code == 1
     assert f"127.0.0.1:{port} can't be listened on" in result.stderr
     assert f"make serve PORT={port + 1}" in result.stderr
@@ -383,7 +378,7 @@ def test_serve_logs_warnings_of_loading_plugins_as_json(
 ) -> None:
     monkeypatch.setenv("OPENTALKING_DETECTORS", "mediapip")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("serve", "--avatars", avatars, "--port", taken.getsockname()[1])
+        result = run("serve", "--store", avatars, "--port", taken.getsockname()[1])
     first, *_ = result.stderr.splitlines()
     assert json.loads(first)["message"].startswith("there is no plugin 'mediapip'; installed: ")
 
@@ -402,7 +397,7 @@ def test_the_doctor_notices_a_store_that_cant_be_written(run: Run, monkeypatch: 
         raise StoreUnavailable("the backend refuses")
 
     monkeypatch.setattr(MemoryStore, "create", refuse)
-    result = run("doctor", "--avatars", "memory://read-only", "--port", _free_port(), "--json")
+    result = run("doctor", "--store", "memory://read-only", "--port", _free_port(), "--json")
     assert _findings(result)["writable"] == ["warning"]
     assert result.exit_code == 0
 
@@ -468,5 +463,5 @@ def test_wrong_usage_is_exit_code_2(run: Run) -> None:
 def test_tables_hold_whole_ids_in_a_pipe(run: Run, avatars: Path) -> None:
     long = "x" * 150
     (avatars / "demo-avatar").rename(avatars / long)
-    rows: list[str] = run("list", avatars).stdout.splitlines()
+    rows: list[str] = run("list", "--store", avatars).stdout.splitlines()
     assert any(row.startswith(f"{long}  Demo ") for row in rows)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlsplit
@@ -59,13 +60,13 @@ class Avatars(Protocol):
 
 @contextlib.contextmanager
 def open_avatars(store: str | None, server: str | None, api_key: str | None) -> Iterator[Avatars]:
-    """The avatars that a command's options name: --avatars, else --server, else the environment, else ./avatars.
+    """Open the avatars that a command's options name: --store, else --server, else the environment, else ./avatars.
 
     Raises:
         OpenTalkingError: they can't be opened.
     """
     if store and server:
-        raise OpenTalkingError("--server and a store exclude each other: name one of them")
+        raise OpenTalkingError("--store and --server exclude each other: give one of them")
     server = server or (None if store else os.environ.get("OPENTALKING_SERVER"))
     if server:
         import httpx
@@ -98,7 +99,8 @@ def existing_store(host: PluginHost, location: str) -> str:
     """
     if (folder := folder_of(location)) is not None and not folder.is_dir():
         host.open_bundle_store(location)
-        raise NotFound(f"there is no folder {folder}; `opentalking-core demo {folder}` makes one with two avatars")
+        command = f"opentalking-core demo --store {shlex.quote(str(folder))}"
+        raise NotFound(f"there is no folder {folder}; `{command}` makes one with two avatars")
     return location
 
 

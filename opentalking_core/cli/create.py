@@ -15,7 +15,7 @@ def create(
     image: Image,
     name: Annotated[str, typer.Option(help="The new avatar's name, for people to read.")],
     base: Annotated[str, typer.Option(metavar="ID", help="The wav2lip avatar that says how the new one is driven.")],
-    avatars: Store = None,
+    store: Store = None,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -26,7 +26,7 @@ def create(
     from .avatars import open_avatars
     from .output import errors_in_words, out, sending, warn
 
-    with errors_in_words(), open_avatars(avatars, server, api_key) as opened:
+    with errors_in_words(), open_avatars(store, server, api_key) as opened:
         with sending(image, f"making {name}") as file:
             summary = opened.create(name, base, file)
         found = "animation" in opened.manifest(summary.id).metadata

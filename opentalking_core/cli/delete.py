@@ -12,7 +12,7 @@ from .options import ApiKey, AvatarId, Server, Store
 def delete(
     avatar_id: AvatarId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    avatars: Store = None,
+    store: Store = None,
     server: Server = None,
     api_key: ApiKey = None,
 ) -> None:
@@ -22,7 +22,7 @@ def delete(
     from .avatars import open_avatars
     from .output import errors_in_words, out
 
-    with errors_in_words(), open_avatars(avatars, server, api_key) as opened:
+    with errors_in_words(), open_avatars(store, server, api_key) as opened:
         if not yes:
             typer.confirm(f"Delete {avatar_id} ({opened.manifest(avatar_id).summary(avatar_id).name})?", abort=True)
         opened.delete(avatar_id)

@@ -5,55 +5,74 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from .options import Store
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from PIL import Image
 
+    from ..bundles.model_type import ModelType
     from ..bundles.store import BundleStore
 
 
+class _Demo(NamedTuple):
+    """A demo avatar, and the portrait that is drawn for it."""
+
+    avatar_id: str
+    name: str
+    model_type: str
+    width: int
+    height: int
+
+
+_DEMOS = (_Demo("demo-avatar", "Demo", "mock", 512, 512), _Demo("demo-wav2lip", "Demo Wav2Lip", "wav2lip", 768, 1024))
+
+
 def demo(
-    avatars: Annotated[str, typer.Argument(metavar="DIR", help="Folder (or URL) to write them to.")],
+    store: Store = None,
     if_empty: Annotated[bool, typer.Option("--if-empty", help="Do nothing if there are avatars already.")] = False,
 ) -> None:
     """Write two demo avatars with drawn portraits: demo-avatar (mock) and demo-wav2lip."""
     from .output import errors_in_words, load_host, out, read_settings
 
     with errors_in_words():
-        store, _ = load_host(read_settings()).open_bundle_store(avatars)
-        for avatar_id in asyncio.run(_write(store, if_empty)):
-            out.print(f"wrote {avatar_id} to {store.url}", soft_wrap=True)
+        settings = read_settings()
+        host = load_host(settings)
+        unopened, _ = host.open_bundle_store(store or settings.avatars_dir)
+        for avatar_id in asyncio.run(_write(unopened, host.model_types(), if_empty)):
+            out.print(f"wrote {avatar_id} to {unopened.url}", soft_wrap=True)
 
 
-async def _write(unopened: BundleStore, if_empty: bool) -> list[str]:
+async def _write(unopened: BundleStore, model_types: Mapping[str, ModelType], if_empty: bool) -> list[str]:
     from ..portraits.drawn import draw_portrait
 
     async with unopened as store:
         present = {bundle.avatar_id async for bundle in store.scan()}
         if if_empty and present:
             return []
-        bundles = {
-            "demo-avatar": _bundle("Demo", "mock", draw_portrait(seed=0).image),
-            "demo-wav2lip": _bundle("Demo Wav2Lip", "wav2lip", draw_portrait(768, 1024, seed=1).image),
-        }
-        missing = [avatar_id for avatar_id in bundles if avatar_id not in present]
-        for avatar_id in missing:
-            manifest, files = bundles[avatar_id]
-            text = json.dumps({"id": avatar_id, **manifest}, indent=2) + "\n"
-            await store.create(avatar_id, {"manifest.json": text.encode(), **files})
-        return missing
+        written = []
+        for seed, demo in enumerate(_DEMOS):
+            if demo.avatar_id not in present:
+                portrait = draw_portrait(demo.width, demo.height, seed=seed).image
+                await store.create(demo.avatar_id, _bundle(demo, model_types.get(demo.model_type), portrait))
+                written.append(demo.avatar_id)
+        return written
 
 
-def _bundle(name: str, model_type: str, portrait: Image.Image) -> tuple[dict[str, Any], dict[str, bytes]]:
+def _bundle(demo: _Demo, model_type: ModelType | None, portrait: Image.Image) -> dict[str, bytes]:
+    """Return the files of a demo avatar, made as its model type makes avatars of portraits."""
+    from ..bundles.model_type import PortraitRecipe
+    from ..bundles.store import MANIFEST, PREVIEW
+
+    recipe = (model_type.portrait_recipe if model_type else None) or PortraitRecipe((PREVIEW,))
     file = io.BytesIO()
     portrait.save(file, "PNG", optimize=True)
-    picture = file.getvalue()
-    files, metadata = {"preview.png": picture}, {}
-    if model_type == "wav2lip":
-        files |= {"reference.png": picture, "frames/frame_00000.png": picture}
-        metadata = {"reference_mode": "image", "frame_dir": "frames"}
-    manifest = {"name": name, "model_type": model_type, "fps": 25, "sample_rate": 16000, "width": portrait.width}
-    return manifest | {"height": portrait.height, "version": "1.0", "metadata": metadata}, files
+    manifest = {"id": demo.avatar_id, "name": demo.name, "model_type": demo.model_type, "fps": 25, "sample_rate": 16000}
+    size = {"width": demo.width, "height": demo.height}
+    text = json.dumps({**manifest, **size, "version": "1.0", "metadata": dict(recipe.metadata)}, indent=2) + "\n"
+    return {MANIFEST: text.encode(), **dict.fromkeys(recipe.picture_paths, file.getvalue())}

@@ -43,8 +43,8 @@ class Finding:
 
 
 def doctor(
-    avatars: Store = None,
-    port: Annotated[int, typer.Option(help="The port that shall be free.", min=1, max=65535)] = 8000,
+    store: Store = None,
+    port: Annotated[int, typer.Option(help="The port that should be free.", min=1, max=65535)] = 8000,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -61,10 +61,10 @@ def doctor(
     from .output import err, out
 
     logging.getLogger("opentalking_core").addHandler(logging.NullHandler())  # the findings say it, and say it better
-    server = server or (None if avatars else os.environ.get("OPENTALKING_SERVER"))
+    server = server or (None if store else os.environ.get("OPENTALKING_SERVER"))
     findings = []
     colours = {"ok": "green", "warning": "yellow", "failed": "red"}
-    with contextlib.closing(_server(server, api_key) if server else _installation(avatars, port)) as checks:
+    with contextlib.closing(_server(server, api_key) if server else _installation(store, port)) as checks:
         while True:
             with err.status("checking"):
                 finding = next(checks, None)

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated
 
-import typer
-
-from .options import ApiKey, Json, Server
+from .options import ApiKey, Json, Server, Store
 
 
 def list_avatars(
-    store: Annotated[
-        str | None,
-        typer.Argument(metavar="[STORE]", help="Folder or URL of the avatars. [default: $OPENTALKING_AVATARS_DIR]"),
-    ] = None,
+    store: Store = None,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """List the avatars, hidden ones excepted."""
+    """List the avatars, except for hidden ones."""
     from rich.markup import escape
     from rich.table import Column, Table
 
@@ -32,7 +26,7 @@ def list_avatars(
     if as_json:
         out.print_json(json.dumps([dataclasses.asdict(summary) for summary in found]))
         return
-    whole_id = Column("id", overflow="fold")  # people copy it
+    whole_id = Column("id", overflow="fold")  # people copy ids
     table = Table(whole_id, "name", "model type", "size", "custom", box=None, header_style="bold", pad_edge=False)
     for summary in found:
         size = f"{summary.width} x {summary.height}"

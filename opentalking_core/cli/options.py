@@ -12,7 +12,7 @@ Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A portrait: JPEG, 
 Store = Annotated[
     str | None,
     typer.Option(
-        "--avatars", metavar="STORE", help="Folder or URL of the avatars. [default: $OPENTALKING_AVATARS_DIR]"
+        metavar="STORE", help="Folder or URL of the avatars. [default: $OPENTALKING_AVATARS_DIR or ./avatars]"
     ),
 ]
 Server = Annotated[

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Store
+
 _OPEN_FILES = 65536
 
 
 def serve(
-    avatars: Annotated[
-        str | None, typer.Option(help="Folder or URL of the avatars. [default: $OPENTALKING_AVATARS_DIR or ./avatars]")
-    ] = None,
+    store: Store = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8000,
     workers: Annotated[int, typer.Option(help="API processes.", min=1)] = 1,
@@ -31,8 +31,8 @@ def serve(
     from ..api.http_protocol import LimitedHttpProtocol
     from .output import err, errors_in_words, read_settings
 
-    if avatars is not None:
-        os.environ["OPENTALKING_AVATARS_DIR"] = avatars  # where the API processes look too
+    if store is not None:
+        os.environ["OPENTALKING_AVATARS_DIR"] = store  # API processes read their settings from the environment
     settings = read_settings()
     log_config = _log_config(plain=sys.stderr.isatty())
     logging.config.dictConfig(log_config)  # uvicorn does so later, but loading plugins may log warnings

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def show(
     avatar_id: AvatarId,
-    avatars: Store = None,
+    store: Store = None,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -24,7 +24,7 @@ def show(
     from .avatars import open_avatars
     from .output import errors_in_words, out
 
-    with errors_in_words(), open_avatars(avatars, server, api_key) as opened:
+    with errors_in_words(), open_avatars(store, server, api_key) as opened:
         manifest = opened.manifest(avatar_id)
     if as_json:
         out.print_json(manifest.to_json().decode())

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def validate(
     store: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[STORE]",
-            help="Folder or URL of avatar bundles, or the folder of one bundle. [default: $OPENTALKING_AVATARS_DIR]",
+        typer.Option(
+            metavar="STORE",
+            help="Folder or URL of the avatars, or the folder of one bundle."
+            " [default: $OPENTALKING_AVATARS_DIR or ./avatars]",
         ),
     ] = None,
     as_json: Json = False,
@@ -54,12 +55,13 @@ def validate(
 def _check_folders(
     folder: Path, model_types: Mapping[str, ModelType], report: Callable[[int, int], None]
 ) -> dict[str, list[Problem]]:
-    """Every folder in it that holds a manifest: also those that a store would pass over, because of their names."""
+    """Check every folder that holds a manifest, including those whose names a store ignores."""
     from ..bundles.folder import list_avatar_dirs, load_avatar_bundle
+    from ..bundles.store import MANIFEST
     from ..bundles.validation import validate_bundle
     from ..errors import InvalidManifest, NotFound
 
-    bundles = [folder] if (folder / "manifest.json").is_file() else list_avatar_dirs(folder)
+    bundles = [folder] if (folder / MANIFEST).is_file() else list_avatar_dirs(folder)
     found = {}
     for done, path in enumerate(bundles, start=1):
         try:
@@ -92,9 +94,10 @@ async def _check_store(
 
 
 def _unreadable(error: Exception) -> Problem:
+    from ..bundles.store import MANIFEST
     from ..errors import Problem
 
-    return Problem("error", "manifest.json", str(error))
+    return Problem("error", MANIFEST, str(error))
 
 
 def _print_table(found: Mapping[str, Iterable[Problem]]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from opentalking_core import AvatarBundle, PortraitRecipe, Problem
 from opentalking_core.bundles.manifest import AvatarManifest, is_bundle_path
-from opentalking_core.bundles.store import MANIFEST
+from opentalking_core.bundles.store import MANIFEST, PREVIEW
 
 from .contract import Contract
 
@@ -44,7 +44,7 @@ KEYS = (
 ODD_FILES: tuple[Mapping[str, int], ...] = (
     {},
     {MANIFEST: 2},
-    {"preview.png": 0, "reference.png": 0, "frames/frame_00000.png": 0, "full_frames/0.png": 0},
+    {PREVIEW: 0, "reference.png": 0, "frames/frame_00000.png": 0, "full_frames/0.png": 0},
     {"frames": 1, "full_frames": 1, "reference.png/x": 1, "frames/a/b/c.png": 1},
     {"frames/README.txt": 1, "frames/.png": 1, "full_frames/png": 1, "帧/0.png": 1},
     {f"frames/frame_{n:05d}.png": 1 for n in range(2000)},
@@ -103,7 +103,7 @@ class ModelTypeContract(Contract):
         assert len(set(recipe.picture_paths)) == len(recipe.picture_paths)
         assert all(is_bundle_path(path) for path in recipe.picture_paths)
         assert MANIFEST not in recipe.picture_paths
-        assert "preview.png" in recipe.picture_paths, "pickers would have nothing to show"
+        assert PREVIEW in recipe.picture_paths, "pickers would have nothing to show"
         metadata = json.loads(json.dumps(dict(recipe.metadata), allow_nan=False))
         assert metadata == dict(recipe.metadata), "it goes into a manifest.json"
         made = bundle(model_type, {MANIFEST: 100, **dict.fromkeys(recipe.picture_paths, 1000)}, metadata)

@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from opentalking_core.bundles.store import MANIFEST, BundleStore, ChangeStamp, FileInfo
+from opentalking_core.bundles.store import MANIFEST, PREVIEW, BundleStore, ChangeStamp, FileInfo
 from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
 
 from .contract import Contract
@@ -60,7 +60,7 @@ def bundle(size: int = 1000, seed: int = 0) -> dict[str, bytes]:
     noise = random.Random(seed)  # noqa: S311 - reproducible, not secret
     return {
         MANIFEST: b'{"id": "x", "seed": "%08d"}' % seed,
-        "preview.png": noise.randbytes(size),
+        PREVIEW: noise.randbytes(size),
         "frames/frame_00000.png": noise.randbytes(size),
         "frames/frame_00001.png": noise.randbytes(size),
     }
@@ -493,7 +493,7 @@ class BundleStoreContract(Contract):
         seen = []
         for seed in range(6):
             run(opened.create("anna", bundle(seed=seed)))
-            seen.append(run(infos(opened, "anna"))["preview.png"].etag)
+            seen.append(run(infos(opened, "anna"))[PREVIEW].etag)
             run(opened.delete("anna"))
         assert len(set(seen)) == 6
 

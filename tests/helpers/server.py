@@ -40,7 +40,7 @@ class Server:
     """A running service, and clients of it. `address` is its URL."""
 
     def __init__(self, avatars: Path, **environment: str) -> None:
-        command = [*COMMAND, "serve", "--port", "0", "--avatars", str(avatars)]
+        command = [*COMMAND, "serve", "--port", "0", "--store", str(avatars)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
         assert self.process.stderr is not None
         self.log: list[str] = []

@@ -159,7 +159,7 @@ def api_process(url: str) -> Iterator[httpx.Client]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--avatars", url, "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--store", url, "--port", str(port)]
     settings = {
         "OPENTALKING_REFRESH_SECONDS": str(REFRESH), "OPENTALKING_PORTRAIT_WORKERS": "0",
         "OPENTALKING_DISABLE_PLUGINS": "mediapipe_mouth", "OPENTALKING_UPLOAD_QUEUE": "64",
