@@ -245,7 +245,8 @@ def test_detection_and_encoding_overlap(store: StampedStore, portrait: bytes, mo
 #: As above, in a worker process, which loads the plugin itself.
 WAITING_PLUGIN = """
 import multiprocessing, threading
-from opentalking_core import MouthLandmarks, hookimpl, portrait
+from opentalking_core import MouthLandmarks, hookimpl
+from opentalking_core.portraits import picture as portrait
 
 LIPS = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
 both = threading.Barrier(2, timeout=15)
