@@ -31,7 +31,8 @@ from .errors import (
 from .metrics import Metrics
 from .portraits.checks import check_portrait
 from .portraits.custom_avatar import candidate_ids, custom_manifest
-from .portraits.picture import make_thumbnail, measure_size, prepare_portrait
+from .portraits.picture import measure_size, prepare_portrait
+from .portraits.thumbnails import make_thumbnail
 from .workers.detection import DetectorChain
 from .workers.pool import WorkerCrashed, WorkerPool
 
