@@ -98,7 +98,7 @@ class Metrics:
         with self._stages.labels(name).time():
             yield
 
-    def stages_took(self, seconds: Mapping[str, float]) -> None:
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
         """Count stages that were timed elsewhere, by their names."""
         for name, value in seconds.items():
             self._stages.labels(name).observe(value)

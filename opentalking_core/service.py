@@ -34,7 +34,9 @@ from .portraits.custom_avatar import candidate_ids, custom_manifest
 from .portraits.picture import measure_size, prepare_portrait
 from .portraits.thumbnails import make_thumbnail
 from .workers.detection import DetectorChain
-from .workers.pool import WorkerCrashed, WorkerPool
+from .workers.pool import WorkerPool
+from .workers.runner import WorkerCrashed, run_with_retry
+from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from .portraits.checks import PortraitReport
     from .portraits.detected_mouth import DetectedMouth
     from .settings import Settings
+    from .workers.runner import Runner
 
     StoredFile = CachedFile | FileReader
 
@@ -86,9 +89,11 @@ class AvatarService:
         self._host = host
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
         self._model_types = host.model_types()
-        self._workers = WorkerPool(settings.portrait_workers, settings.portrait_time_limit)
+        threads = ThreadRunner(settings.portrait_time_limit)
+        workers, time_limit = settings.portrait_workers, settings.portrait_time_limit
+        self._runner: Runner = WorkerPool(workers, time_limit) if workers else threads
         self.metrics = Metrics(lambda: len(self._catalog), lambda: self._uploads)
-        self._detectors = DetectorChain(host, self._workers, self.metrics)
+        self._detectors = DetectorChain(host, self._runner, threads, self.metrics)
         self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
         cache_bytes = settings.cache_mb * 1024 * 1024
         # Where scans alone tell of what others did, files may be as old as the list: looking costs requests.
@@ -117,7 +122,7 @@ class AvatarService:
             stack.callback(self._host.shutdown)
             if self._connected:
                 stack.push_async_callback(self._store.__aexit__, None, None, None)
-            stack.push_async_callback(self._workers.close)
+            stack.push_async_callback(self._runner.close)
             stack.push_async_callback(self._catalog.stop)
 
     async def _connect(self) -> None:
@@ -218,7 +223,7 @@ class AvatarService:
             raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of")
         data = preview.data if isinstance(preview, CachedFile) else await preview.read()
         try:
-            return await self._workers.run_twice(make_thumbnail, data, width, image_format)
+            return await run_with_retry(self._runner, make_thumbnail, data, width, image_format)
         except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
             raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
 
@@ -282,7 +287,7 @@ class AvatarService:
         """Prepare an uploaded portrait, and locate its mouth."""
         limits = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
         try:
-            return await self._detectors.look_at(image, *limits, prepare)
+            return await self._detectors.detect(image, *limits, prepare)
         except (WorkerCrashed, TimeoutError) as error:
             log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
             raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None

@@ -245,18 +245,19 @@ def test_detection_and_encoding_overlap(store: StampedStore, portrait: bytes, mo
 #: As above, in a worker process, which loads the plugin itself.
 WAITING_PLUGIN = """
 import multiprocessing, threading
-from opentalking_core import MouthLandmarks, hookimpl, portrait
+from opentalking_core import MouthLandmarks, hookimpl
+from opentalking_core.portraits import picture
 
 LIPS = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
 both = threading.Barrier(2, timeout=15)
-encode_png = portrait.encode_png
+encode_png = picture.encode_png
 
 def wait_and_encode(pixels):
     both.wait()
     return encode_png(pixels)
 
 if multiprocessing.parent_process() is not None:
-    portrait.encode_png = wait_and_encode
+    picture.encode_png = wait_and_encode
 
 @hookimpl
 def detect_mouth(image):
