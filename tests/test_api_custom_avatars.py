@@ -9,8 +9,6 @@ import re
 import socket
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -335,46 +333,25 @@ def slug_of(answer: httpx.Response) -> str:
     ("name", "slug"),
     [
         ("Alice", "alice"), ("Alice B. Smith", "alice-b-smith"), ("  Alice  ", "alice"), ("李雷", "李雷"),
-        ("Élodie", "élodie"), ("Юлия", "юлия"), ("आलिया", "आलिया"), ("علي", "علي"), ("🙂🙂", None), ("...", None),
-        ("../../etc/passwd", "etc-passwd"), ("a_b", None), ("-", None), ("CON", "con"), ("1", "1"), ("x" * 200, None),
-        ("李" * 200, None), ("e\u0301" * 100, None), ("<script>", "script"), ("%2e%2e", None), ("\u202eecila", None),
+        ("Élodie", "élodie"), ("Юлия", "юлия"), ("आलिया", "आलिया"), ("علي", "علي"),
+        ("🙂🙂", "avatar"), ("...", "avatar"),
+        ("../../etc/passwd", "etc-passwd"), ("a_b", "a-b"), ("-", "avatar"), ("CON", "con"), ("1", "1"),
+        ("x" * 200, "x" * 40),
+        ("李" * 200, "李" * 40), ("e\u0301" * 100, "é" * 40), ("<script>", "script"), ("%2e%2e", "2e-2e"),
+        ("\u202eecila", "ecila"),
     ],
 )  # fmt: skip
 def test_a_name_in_any_script_gives_a_usable_id(
-    service: httpx.Client, post_portrait: PostPortrait, name: str, slug: str | None
+    service: httpx.Client, post_portrait: PostPortrait, name: str, slug: str
 ) -> None:
     answer = post_portrait(name=name)
-    given = slug_of(answer)
-    assert slug in (given, None)
+    assert slug_of(answer) == slug
     assert answer.json()["name"] == name.strip()
     avatar_id = answer.json()["id"]
     assert service.get(f"/avatars/{avatar_id}").json()["name"] == name.strip()
     assert service.get(f"/avatars/{avatar_id}/preview").status_code == 200
     assert avatar_id in [avatar["id"] for avatar in service.get("/avatars").json()]
     assert service.delete(f"/avatars/{avatar_id}").status_code == 200
-
-
-class Frozen(datetime):
-    """A clock that stands still at the moment of the document's example."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-        return datetime(2026, 5, 13, 15, 30, 12, 1000, UTC).astimezone(tz)
-
-
-def test_uploads_in_one_millisecond_get_ids_of_their_own(
-    service: httpx.Client, post_portrait: PostPortrait, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("opentalking_core.service.datetime", Frozen)
-    assert post_portrait(name="Alice").json()["id"] == "custom-alice-20260513-153012-001"
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: post_portrait(name="Alice"), range(16)))
-    assert [answer.status_code for answer in answers] == [200] * 16
-    made = {answer.json()["id"] for answer in answers}
-    assert made == {f"custom-alice-20260513-153012-{n:03d}" for n in range(2, 18)}
-    listed = {avatar["id"] for avatar in service.get("/avatars").json()}
-    assert made < listed
-    assert post_portrait(name="Bob").json()["id"] == "custom-bob-20260513-153012-001"
 
 
 # -- the form
@@ -407,7 +384,7 @@ def test_a_field_given_twice_is_named(service: httpx.Client, base: str, portrait
 def test_a_name_that_no_one_could_read_is_refused(service: httpx.Client, post_portrait: PostPortrait) -> None:
     for name in ("A\0B", "A\x1b[31mB", "x" * 201):
         assert_refused(post_portrait(name=name), 400, "name")
-    assert post_portrait(name="x" * 100_000).status_code in (400, 413)
+    assert_refused(post_portrait(name="x" * 100_000), 413, "name")
     assert_nothing_made(service)
 
 
