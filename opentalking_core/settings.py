@@ -11,17 +11,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
 #: Which actions need a plugin's permission: "writes" are creating, checking and deleting.
-Protect = Literal["nothing", "writes", "everything"]
-
-
-def _protect() -> Protect:
-    """Who sets keys wants them to count."""
-    has_keys = any(map(os.environ.get, ("OPENTALKING_API_KEYS", "OPENTALKING_API_KEYS_FILE")))
-    return "writes" if has_keys else "nothing"
+Protection = Literal["nothing", "writes", "everything"]
 
 
 def _cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine's."""
+    """Return how many cores this process may use. In a container, the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,10 +48,10 @@ class Settings(BaseSettings):
     upload_queue: int = Field(
         default=32, ge=1, le=10_000, description="Uploads taken in at the same time; more are told 503 at once."
     )
-    protect: Protect = Field(
-        default_factory=_protect,
+    protect: Literal["auto"] | Protection = Field(
+        default="auto",
         description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
-        " or everything (default: writes if keys are set).",
+        " or everything; auto: writes if keys are set, nothing otherwise.",
     )
     gallery: bool = Field(default=True, description="Whether to serve the gallery, a page for people, at /.")
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")
