@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
 import logging
 import unicodedata
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from .admission import UploadSlots
 from .bundles.manifest import AvatarManifest, is_avatar_id
-from .bundles.mouth import mouth_metadata
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
@@ -28,39 +26,31 @@ from .errors import (
     Overloaded,
     StoreUnavailable,
 )
-from .health import assess_detectors, assess_health
+from .health import assess_health
 from .metrics import Metrics
-from .portraits.checks import check_portrait
+from .portrait_intake import PortraitIntake
 from .portraits.custom_avatar import candidate_ids, custom_manifest
 from .portraits.picture import measure_size, prepare_portrait
 from .thumbnail_cache import ThumbnailCache
-from .workers.detection import DetectorChain
 from .workers.pool import WorkerPool
-from .workers.runner import WorkerCrashed
 from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractContextManager
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from .bundles.manifest import AvatarSummary
     from .bundles.model_type import PortraitRecipe
     from .bundles.store import FileReader
     from .catalog.scanning import Listing, ListingPage, ListingQuery
-    from .health import DetectorHealth, Health, StoreHealth
+    from .health import Health, StoreHealth
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
-    from .portraits.detected_mouth import DetectedMouth
     from .portraits.thumbnails import ThumbnailFormat
     from .settings import Settings
     from .workers.runner import Runner
 
     StoredFile = CachedFile | FileReader
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +85,13 @@ class AvatarService:
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
         self._model_types = host.model_types()
         self.metrics = Metrics()
-        threads = ThreadRunner(settings.portrait_time_limit)
         workers, time_limit = settings.portrait_workers, settings.portrait_time_limit
+        threads = ThreadRunner(time_limit)
         self._runner: Runner = WorkerPool(workers, time_limit) if workers else threads
-        self._detectors = DetectorChain(host, self._runner, threads, self.metrics)
+        # Two pictures per worker, one running and one queued, so that no worker idles. Portraits and thumbnails have
+        # slots of their own, so that thumbnails don't wait for uploads.
+        slots = 2 * max(workers, 1)
+        self._portraits = PortraitIntake(settings, host, self._runner, threads, slots, self.metrics)
         self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
         self.metrics.avatars.set_function(self._catalog.__len__)
         self._connection = StoreConnection(self._store, self._catalog.start)
@@ -108,10 +101,6 @@ class AvatarService:
         trust = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
         self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, trust, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
-        # Two pictures per worker, one running and one queued, so that no worker idles. Thumbnails have slots of their
-        # own, so that they don't wait for uploads.
-        slots = 2 * max(settings.portrait_workers, 1)
-        self._portrait_slots = asyncio.Semaphore(slots)
         self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
     async def __aenter__(self) -> Self:
@@ -218,12 +207,14 @@ class AvatarService:
         name = _checked_name(name)
         base = await self._base_manifest(base_avatar_id)
         recipe = self._portrait_recipe(base_avatar_id, base)
-        async with self._portrait_slots:
-            portrait, mouth = await self._prepare_and_detect(image, prepare_portrait)
-        report = await self._report((portrait.width, portrait.height), mouth)
+        portrait, mouth = await self._portraits.process(image, prepare_portrait)
+        report = await self._portraits.report((portrait.width, portrait.height), mouth)
         manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
         pictures = dict.fromkeys(recipe.picture_paths, portrait.png)
-        avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
+        try:
+            avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
+        except InvalidManifest as error:
+            raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
         self._catalog.note_created(avatar_id, manifest)
         log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
         return manifest.summary(avatar_id)
@@ -242,14 +233,15 @@ class AvatarService:
     async def _store_under_free_id(
         self, name: str, manifest: AvatarManifest, pictures: Mapping[str, bytes]
     ) -> tuple[str, AvatarManifest]:
-        """Create the bundle under the first free id for `name`; return that id, and the manifest with it."""
+        """Create the bundle under the first free id for `name`; return that id, and the manifest with it.
+
+        Raises:
+            InvalidManifest: the manifest is not valid.
+            StoreFull, StoreUnavailable, Overloaded: nothing was written.
+        """
         for avatar_id in itertools.islice(candidate_ids(name, self._now()), MAX_ID_ATTEMPTS):
             manifest = manifest.model_copy(update={"id": avatar_id})
-            try:
-                files = {**pictures, MANIFEST: manifest.to_json()}
-            except InvalidManifest as error:
-                base_id = manifest.metadata["base_avatar_id"]
-                raise InvalidRequest(f"the base avatar {base_id!r} can't be used: {error}") from None
+            files = {**pictures, MANIFEST: manifest.to_json()}
             try:
                 with self._catalog.own_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
@@ -268,30 +260,8 @@ class AvatarService:
             InvalidRequest: the picture can't be read.
             WorkersUnavailable: try again.
         """
-        async with self._portrait_slots:
-            size, mouth = await self._prepare_and_detect(image, measure_size)
-        return await self._report(size, mouth)
-
-    async def _prepare_and_detect(
-        self, image: bytes, prepare: Callable[[NDArray[np.uint8]], T]
-    ) -> tuple[T, DetectedMouth | None]:
-        limits = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
-        try:
-            return await self._detectors.detect(image, *limits, prepare)
-        except (WorkerCrashed, TimeoutError) as error:
-            log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
-            raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
-
-    async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
-        """Report how fit a portrait of this size (width, height) is."""
-        if mouth is not None:
-            report = check_portrait(size, mouth.landmarks, mouth.quality)
-            return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
-        reported = await asyncio.to_thread(self._host.problems)
-        if any(detector["ok"] for detector in self._assess_detectors(reported)):
-            return check_portrait(size, None, None)
-        reason = "No mouth detector works at the moment, so no face can be found; /health says more."
-        return check_portrait(size, None, None, not_found=reason)
+        size, mouth = await self._portraits.process(image, measure_size)
+        return await self._portraits.report(size, mouth)
 
     def upload_slot(self) -> AbstractContextManager[None]:
         """Hold a slot for an upload, from its first byte to its answer. Raise Overloaded if all are taken."""
@@ -341,10 +311,7 @@ class AvatarService:
             "avatars": len(self._catalog),
             "stale": store_problem is not None or not self._catalog.is_complete,
         }
-        return assess_health(store, self._assess_detectors(reported))
-
-    def _assess_detectors(self, reported: Mapping[str, Sequence[str]]) -> list[DetectorHealth]:
-        return assess_detectors(self._host.detectors(), reported, self._detectors.failures)
+        return assess_health(store, self._portraits.assess_detectors(reported))
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
         """Read an avatar's manifest from the store, not from the cache."""
