@@ -106,14 +106,16 @@ def test_stopped_workers_are_replaced_and_their_calls_repeated() -> None:
     asyncio.run(main())
 
 
-def test_pool_reports_workers_unavailable_if_none_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def schedule(*args: object, **kwargs: object) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+def refuse_to_start(*args: object, **kwargs: object) -> None:
+    """Fail as pebble's `ProcessPool.schedule` does if the system allows no more processes."""
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
+
+def test_pool_reports_workers_unavailable_if_none_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with worker_pool() as pool:
             with monkeypatch.context() as patched:
-                patched.setattr(pebble.ProcessPool, "schedule", schedule)
+                patched.setattr(pebble.ProcessPool, "schedule", refuse_to_start)
                 with pytest.raises(WorkersUnavailable, match="temporarily unavailable"):
                     await pool.run(os.getpid)
             assert await pool.run(os.getpid)  # the pool has recovered
@@ -121,6 +123,20 @@ def test_pool_reports_workers_unavailable_if_none_can_start(monkeypatch: pytest.
             await pool.run(os.getpid)
 
     asyncio.run(main())
+
+
+def test_upload_gets_503_with_retry_after_if_no_worker_can_start(
+    store_url: str, base: str, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
+    with running_service(store_url, portrait_workers=1) as service:
+        with monkeypatch.context() as patched:
+            patched.setattr(pebble.ProcessPool, "schedule", refuse_to_start)
+            refused = service.post("/avatars/custom", files=form)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        assert "can't be started" in refused.json()["detail"]
+        assert service.post("/avatars/custom", files=form).status_code == 200
 
 
 def _leave_note(file: Path, seconds: float) -> None:
