@@ -9,7 +9,7 @@ import re
 import socket
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -17,6 +17,8 @@ from PIL import Image
 from opentalking_core import hookimpl
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
+
+from .helpers.images import STORED_AS, encoded
 
 if TYPE_CHECKING:
     import httpx
@@ -29,12 +31,6 @@ MiB = 1024 * 1024
 LIMIT = 10 * MiB
 READ_AHEAD = 128 * 1024  # the server may read this many bytes before it decides
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
-
-
-def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
 
 
 def decoded(data: bytes) -> Image.Image:
@@ -690,19 +686,6 @@ def test_picture_of_any_kind_becomes_rgb(
     assert stored.size == (answer.json()["width"], answer.json()["height"]) == decoded(image).size
     for x, colour in ((0, left), (stored.width - 1, right)):
         assert stored.getpixel((x, stored.height // 2)) == pytest.approx(colour, abs=2)
-
-
-#: By EXIF orientation: how a camera stores an upright picture.
-STORED_AS = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from opentalking_core.testing.running import running_service
 
 from .helpers.http import ask, let_tags_settle, wait_for
+from .helpers.images import encoded
 from .helpers.pictures import PNG, bomb, chunk, ihdr, png
 from .helpers.stores import WatchedStore, serve, wait_until
 
@@ -27,12 +28,6 @@ if TYPE_CHECKING:
 
 PREVIEW = "/avatars/anna/preview"
 WEBP = {"Accept": "image/webp"}
-
-
-def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def gradient(width: int, height: int, image_format: str = "PNG") -> bytes:

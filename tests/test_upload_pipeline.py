@@ -24,6 +24,7 @@ from opentalking_core.portraits import picture as portraits
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
+from .helpers.images import STORED_AS, encoded
 from .helpers.stores import StampedStore, serve, wait_until
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def mouth() -> SlowMouth:
 def store() -> StampedStore:
     """Return a store with an avatar that can be a base."""
     store = StampedStore()
-    store.put(BASE, files={"preview.png": png(Image.new("RGB", (64, 64)))}, model_type="wav2lip")
+    store.put(BASE, files={"preview.png": encoded(Image.new("RGB", (64, 64)))}, model_type="wav2lip")
     return store
 
 
@@ -93,16 +94,8 @@ def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
 
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def jpeg(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **{"quality": 95, "subsampling": 0, **options})
-    return file.getvalue()
+    return encoded(image, "JPEG", **{"quality": 95, "subsampling": 0, **options})
 
 
 def form(image: bytes, base: str = BASE) -> dict[str, tuple[str | None, str | bytes]]:
@@ -284,11 +277,11 @@ def test_picture_is_encoded_and_committed_once_with_two_detectors(
     store: StampedStore, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first detector finds no mouth, so the second one is asked."""
-    encoded: list[bytes] = []
+    pngs: list[bytes] = []
 
     def encode_and_note(pixels: NDArray[np.uint8]) -> bytes:
-        encoded.append(encode_png(pixels))
-        return encoded[-1]
+        pngs.append(encode_png(pixels))
+        return pngs[-1]
 
     encode_png = monkeypatched_encoder(monkeypatch, encode_and_note)
     (blind := FakeMouth()).landmarks = None
@@ -302,22 +295,11 @@ def test_picture_is_encoded_and_committed_once_with_two_detectors(
     assert avatar_id == made
     pictures = [content for path, content in files.items() if path != "manifest.json"]
     assert len(pictures) == 3
-    assert all(picture is encoded[0] for picture in pictures)
-    assert len(encoded) == 1
-    assert metadata["source_image_hash"] == hashlib.sha256(encoded[0]).hexdigest()
+    assert all(picture is pngs[0] for picture in pictures)
+    assert len(pngs) == 1
+    assert metadata["source_image_hash"] == hashlib.sha256(pngs[0]).hexdigest()
 
 
-#: By EXIF orientation: how a camera stores an upright picture.
-STORED_AS = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 FITTED = (90, 120)
 
 
