@@ -106,7 +106,7 @@ def test_ending_service_finishes_running_upload_and_refuses_connections(tmp_path
     with serving(avatars, **slow_detector(tmp_path, 1.0)) as server, ThreadPoolExecutor(1) as pool:
         with server.client() as client:
             uploading = pool.submit(client.post, "/avatars/custom", files=form("Last", portrait()))
-            wait_until(begun.exists)
+            wait_until(begun.exists, 60)
             server.process.terminate()
             refused = False
             while not refused and not uploading.done():

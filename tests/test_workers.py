@@ -27,6 +27,8 @@ from opentalking_core.workers.runner import WorkerCrashed
 from opentalking_core.workers.threads import ThreadRunner
 from opentalking_core.workers.worker_process import MAX_WORKER_MEMORY_BYTES, WORKER_NICENESS
 
+from .helpers.stores import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -51,6 +53,17 @@ async def worker_pids(pool: WorkerPool) -> set[int]:
 def _pid_after(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def _wait_for_permission(folder: Path) -> int:
+    """Announce this worker's pid by a file of that name, and wait for the file `go`."""
+    (folder / str(os.getpid())).touch()
+    wait_until((folder / "go").exists)
+    return os.getpid()
+
+
+def _announced_pids(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir()]
 
 
 def _allocate(size: int) -> int:
@@ -78,13 +91,14 @@ def test_idle_workers_are_replaced_after_kill() -> None:
     asyncio.run(main())
 
 
-def test_worker_killed_during_call_fails_that_call_only() -> None:
+def test_worker_killed_during_call_fails_that_call_only(tmp_path: Path) -> None:
     async def main() -> None:
         async with worker_pool() as pool:
-            first, second = await worker_pids(pool)
-            calls = [asyncio.create_task(pool.run(_pid_after, 1.0)) for _ in range(2)]
-            await asyncio.sleep(0.4)
+            calls = [asyncio.create_task(pool.run(_wait_for_permission, tmp_path)) for _ in range(2)]
+            await asyncio.to_thread(wait_until, lambda: len(_announced_pids(tmp_path)) == 2)
+            first, second = _announced_pids(tmp_path)
             os.kill(first, signal.SIGKILL)
+            await asyncio.to_thread((tmp_path / "go").touch)
             crashed, finished = sorted(await asyncio.gather(*calls, return_exceptions=True), key=str, reverse=True)
             assert isinstance(crashed, WorkerCrashed)
             assert finished == second
@@ -208,18 +222,13 @@ def test_worker_and_fork_server_end_with_killed_server(tmp_path: Path) -> None:
     script, pids = tmp_path / "server.py", tmp_path / "pids"
     script.write_text(SERVER)
     with subprocess.Popen([sys.executable, script, pids]) as server:
-        while not (pids.exists() and pids.read_text().endswith("\n")):
-            assert server.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: server.poll() is not None or (pids.exists() and pids.read_text().endswith("\n")), 60)
+        assert server.poll() is None
         worker, fork_server = map(int, pids.read_text().split())
         assert _is_alive(worker)
         assert _is_alive(fork_server)
         server.kill()
-    deadline = time.monotonic() + 20
-    while (_is_alive(worker) or _is_alive(fork_server)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _is_alive(worker)
-    assert not _is_alive(fork_server)
+    wait_until(lambda: not (_is_alive(worker) or _is_alive(fork_server)))
 
 
 DETECTOR = """
