@@ -123,6 +123,11 @@ def _decides(host: PluginHost, _: types.ModuleType) -> None:
     assert host.authorize("read", None, "Bearer another") is None
 
 
+def _says_that_it_can_authorize(host: PluginHost, module: types.ModuleType) -> None:
+    assert module.can_authorize() is False
+    assert host.authorizers() == {}, "the example doesn't implement `authorize`"
+
+
 def _fetches(host: PluginHost, module: types.ModuleType) -> None:
     ((name, problem),) = host.fetch_models()
     assert name == "example"
@@ -155,6 +160,7 @@ EXAMPLES: dict[str, Callable[[PluginHost, types.ModuleType], None]] = {
     "detect_mouth": _finds_mouths,
     "register_model_types": _adds_a_model_type,
     "authorize": _decides,
+    "can_authorize": _says_that_it_can_authorize,
     "fetch_models": _fetches,
     "report_problems": _reports,
     "startup": _starts,

@@ -27,15 +27,20 @@ def serve(
     import uvicorn
 
     from ..api import create_app
+    from ..api.access import chosen_protection
     from ..api.http_protocol import LimitedHttpProtocol
+    from ..host.host import PluginChoice, PluginHost
     from .output import err, errors_in_words, read_settings
 
     if avatars is not None:
         os.environ["OPENTALKING_AVATARS_DIR"] = avatars  # where the API processes look too
     settings = read_settings()
     with errors_in_words():
-        app = create_app(settings)  # also when several processes make their own: what is wrong shows here, once
-    if settings.protect == "nothing" and not _is_loopback(host):
+        choice = PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)
+        host_of_plugins = PluginHost(choice).load()
+        # Also when several processes make their own: what is wrong shows here, once.
+        app = create_app(settings, host_of_plugins)
+    if chosen_protection(settings, host_of_plugins) == "nothing" and not _is_loopback(host):
         err.print(
             f"[yellow]warning:[/] whoever reaches {host}:{port} may create and delete avatars;"
             " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",

@@ -269,6 +269,26 @@ class PluginHost:
             raise PluginError("a plugin's authorize hook returned something else than True, False or None")
         return all(answers) if answers else None
 
+    def authorizers(self) -> dict[str, bool | None]:
+        """Return the plugins that implement `authorize`, and what each answers to `can_authorize` (None: nothing).
+
+        Raises:
+            PluginError: a plugin raised an error, or answered neither with a bool nor with None.
+        """
+        answers: dict[str, bool | None] = {name: None for name, _ in self._calls("authorize")}
+        for name, call in self._calls("can_authorize"):
+            try:
+                answer = call()
+            except _STRANGERS_ERRORS as error:
+                raise PluginError(f"plugin {name}: can_authorize raised {type(error).__name__}: {error}") from error
+            if not isinstance(answer, bool | None):
+                raise PluginError(
+                    f"plugin {name}: can_authorize returned {type(answer).__name__}, not True, False or None"
+                )
+            if name in answers:
+                answers[name] = answer
+        return answers
+
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yields its name and the files, or what went wrong."""
         for name, call in self._calls("fetch_models"):
