@@ -91,6 +91,18 @@ def test_idle_workers_are_replaced_after_kill() -> None:
     asyncio.run(main())
 
 
+def test_call_succeeds_at_once_though_all_idle_workers_were_killed() -> None:
+    async def scenario() -> int:
+        async with worker_pool(workers=3) as pool:
+            pids = set(await asyncio.gather(*(pool.run(_pid_after, 0.4) for _ in range(3))))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(map(_is_alive, pids)))
+            return await pool.run(os.getpid)
+
+    assert asyncio.run(scenario())
+
+
 def test_worker_killed_during_call_fails_that_call_only(tmp_path: Path) -> None:
     async def main() -> None:
         async with worker_pool() as pool:

@@ -67,6 +67,7 @@ class WorkerPool:
                     return await self._run_in_worker(function, args, kwargs)
                 except BrokenProcessPool as error:  # the call never began, so it can be made again
                     problem = error
+                    self._discard_idle()  # what killed one idle worker may have killed the others
         raise WorkersUnavailable(f"worker processes can't be started ({problem}); try again")
 
     async def _run_in_worker(
@@ -100,6 +101,12 @@ class WorkerPool:
             else:
                 self._workers.discard(worker)
                 worker.discard()
+
+    def _discard_idle(self) -> None:
+        while self._idle:
+            worker = self._idle.pop()
+            self._workers.discard(worker)
+            worker.discard()
 
     async def close(self) -> None:
         """Let running calls finish within the time limit, end the workers, and refuse new calls."""
