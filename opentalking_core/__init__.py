@@ -20,11 +20,12 @@ from .errors import (
     StoreFull,
     StoreUnavailable,
 )
-from .hookspecs import hookimpl
+from .hookspecs import Action, hookimpl
 
 __all__ = [
     "MANIFEST",
     "STANDARD_MODEL_TYPES",
+    "Action",
     "AlreadyExists",
     "AvatarBundle",
     "AvatarManifest",

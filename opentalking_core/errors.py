@@ -10,6 +10,7 @@
     ├── InvalidBundle           strict validation found errors; `problems` holds them all
     ├── InvalidURL              a bundle store's URL is wrong
     ├── Overloaded              more work than the machine can do; try again                     503
+    ├── WorkersUnavailable      no worker process can be had at the moment; try again            503
     ├── StoreUnavailable        the backend can't be reached or refuses us; try again            503
     ├── StoreFull               the backend has no room left                                     507
     └── PluginError             a plugin can't be loaded, or breaks its contract
@@ -92,6 +93,10 @@ class _TryAgain(OpenTalkingError):
 
 class Overloaded(_TryAgain):
     """More work than this machine can do at the moment."""
+
+
+class WorkersUnavailable(_TryAgain):
+    """Worker processes can't be started, or the service is ending."""
 
 
 class StoreUnavailable(_TryAgain):

@@ -1,10 +1,15 @@
-"""What GET /health says."""
+"""What GET /health says, and how the parts' states make up the whole."""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired
+from typing import TYPE_CHECKING, Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic, which makes a schema of it, needs this one until Python 3.12
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .host.host import PluginInfo
 
 
 class StoreHealth(TypedDict):
@@ -53,3 +58,27 @@ class Health(TypedDict):
     status: Literal["ok", "degraded", "unavailable"]
     store: NotRequired[StoreHealth]
     detectors: NotRequired[list[DetectorHealth]]
+
+
+def assess_health(store: StoreHealth, detectors: list[DetectorHealth]) -> Health:
+    """Return the whole's health. Without any working detector, the service is degraded."""
+    works = store["problem"] is None and any(detector["ok"] for detector in detectors)
+    status: Literal["ok", "degraded", "unavailable"] = "ok" if works else "degraded"
+    return {"status": status if store["ok"] else "unavailable", "store": store, "detectors": detectors}
+
+
+def assess_detectors(
+    detectors: Iterable[PluginInfo], reported: Mapping[str, Sequence[str]], failures: Mapping[str, str]
+) -> list[DetectorHealth]:
+    """Return the health of each detector.
+
+    Args:
+        detectors: the plugins that detect mouths.
+        reported: the problems that plugins report of themselves, by plugin.
+        failures: the last call's failure, of each detector whose last call failed.
+    """
+    health: list[DetectorHealth] = []
+    for info in detectors:
+        problem = "; ".join(reported.get(info.name, ())) or failures.get(info.name)
+        health.append({"plugin": info.name, "ok": problem is None, "problem": problem})
+    return health

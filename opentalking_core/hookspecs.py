@@ -81,6 +81,15 @@ def authorize(action: Action, avatar_id: str | None, credentials: str | None) ->
 
 
 @hookspec
+def can_authorize() -> bool | None:
+    """Return whether you are set up to authorize clients: keys are configured, for example.
+
+    Called when a server starts. If OPENTALKING_PROTECT isn't set, one True protects creating, checking and
+    deleting. If you implement `authorize` alone, it is called only where OPENTALKING_PROTECT says what to protect.
+    """
+
+
+@hookspec
 def fetch_models() -> Iterable[Path]:
     """Download the model files that you need and don't have yet, verify them, and return where they are.
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import itertools
 import logging
-import time
 import unicodedata
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
-from cachetools import LRUCache
-
+from .admission import UploadSlots
 from .bundles.manifest import AvatarManifest, is_avatar_id
-from .bundles.mouth import mouth_metadata
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
 from .catalog.scanning import AvatarCatalog
+from .connection import StoreConnection
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -28,44 +26,43 @@ from .errors import (
     Overloaded,
     StoreUnavailable,
 )
+from .health import assess_health
 from .metrics import Metrics
-from .portraits.checks import check_portrait
+from .portrait_intake import PortraitIntake
 from .portraits.custom_avatar import candidate_ids, custom_manifest
-from .portraits.picture import make_thumbnail, measure_size, prepare_portrait
-from .workers.detection import DetectorChain
-from .workers.pool import WorkerCrashed, WorkerPool
+from .portraits.picture import measure_size, prepare_portrait
+from .thumbnail_cache import ThumbnailCache
+from .workers.pool import WorkerPool
+from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from .bundles.manifest import AvatarSummary
+    from .bundles.model_type import PortraitRecipe
     from .bundles.store import FileReader
     from .catalog.scanning import Listing, ListingPage, ListingQuery
-    from .health import DetectorHealth, Health
+    from .health import Health, StoreHealth
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
-    from .portraits.detected_mouth import DetectedMouth
+    from .portraits.thumbnails import ThumbnailFormat
     from .settings import Settings
+    from .workers.runner import Runner
 
     StoredFile = CachedFile | FileReader
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
-#: A custom avatar's name may have so many characters.
-MAX_NAME = 200
+MAX_NAME_CHARACTERS = 200
+
+#: How many ids to try for a new avatar. Each is a millisecond later than the one before.
+MAX_ID_ATTEMPTS = 1000
 
 _PREVIEW = "preview.png"
 
-#: A client that is sent to the store for a preview has so long to get there.
-_PRESIGNED_SECONDS = 300.0
-
-#: Larger previews get no thumbnail: they would be read into memory whole.
-_LARGEST_THUMBNAILED = 64 * 1024 * 1024
+#: How long the URL works that sends a client to the store for a preview.
+_PRESIGNED_URL_SECONDS = 300.0
 
 
 class AvatarService:
@@ -74,168 +71,156 @@ class AvatarService:
     Args:
         settings: where the store is, and the limits for portraits.
         host: the plugins, loaded.
+        now: returns the time, with a time zone, for the ids of new avatars.
 
     Raises:
         InvalidURL: no plugin opens the store's URL.
         PluginError: two plugins open it, or register one model type.
     """
 
-    def __init__(self, settings: Settings, host: PluginHost) -> None:
+    def __init__(self, settings: Settings, host: PluginHost, now: Callable[[], datetime] | None = None) -> None:
         self._settings = settings
         self._host = host
+        self._now = now or _utc_now
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
         self._model_types = host.model_types()
-        self._workers = WorkerPool(settings.portrait_workers, settings.portrait_time_limit)
-        self.metrics = Metrics(lambda: len(self._catalog), lambda: self._uploads)
-        self._detectors = DetectorChain(host, self._workers, self.metrics)
+        self.metrics = Metrics()
+        workers, time_limit = settings.portrait_workers, settings.portrait_time_limit
+        threads = ThreadRunner(time_limit)
+        self._runner: Runner = WorkerPool(workers, time_limit) if workers else threads
+        # Two pictures per worker, one running and one queued, so that no worker idles. Portraits and thumbnails have
+        # slots of their own, so that thumbnails don't wait for uploads.
+        slots = 2 * max(workers, 1)
+        self._portraits = PortraitIntake(settings, host, self._runner, threads, slots, self.metrics)
         self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
+        self.metrics.avatars.set_function(self._catalog.__len__)
+        self._connection = StoreConnection(self._store, self._catalog.start)
         cache_bytes = settings.cache_mb * 1024 * 1024
-        # Where scans alone tell of what others did, files may be as old as the list: looking costs requests.
+        # Without a change stamp, other processes' changes are only seen by scanning, so cached files may be as stale as
+        # the list. Checking more often would cost backend requests.
         trust = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
         self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, trust, self.metrics)
-        self._thumbnails: LRUCache[tuple[str, str, int, str], bytes | None] = LRUCache(
-            cache_bytes // 4, getsizeof=lambda data: len(data or b"") + 1024
-        )
-        self._connecting = asyncio.Lock()
-        self._connected = False
-        self._connect_failure = (0.0, "", 0)  # when, and what StoreUnavailable said
-        self._uploads = 0
-        # For each worker a picture that it works on and one that waits: none idles, and thumbnails get their turn.
-        self._portraits = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))
-        self._previews = asyncio.Semaphore(2 * max(settings.portrait_workers, 1))  # thumbnails don't wait for uploads
+        self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
+        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
     async def __aenter__(self) -> Self:
         try:
-            await self._connect()
-        except StoreUnavailable as error:  # it may come up later; until then each request says so
+            await self._connection.open()
+        except StoreUnavailable as error:  # the store may come up later; until then each request says that it is down
             log.warning("the avatars can't be reached yet: %s", error)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        async with contextlib.AsyncExitStack() as stack:  # whatever one of them raises, the others are ended
+        async with contextlib.AsyncExitStack() as stack:  # ends each part, even if another one raises
             stack.callback(self._host.shutdown)
-            if self._connected:
-                stack.push_async_callback(self._store.__aexit__, None, None, None)
-            stack.push_async_callback(self._workers.close)
+            stack.push_async_callback(self._connection.close)
+            stack.push_async_callback(self._runner.close)
             stack.push_async_callback(self._catalog.stop)
 
-    async def _connect(self) -> None:
-        if self._connected:
-            return
-        asked = time.monotonic()
-        async with self._connecting:
-            if self._connected:
-                return
-            when, problem, retry_after = self._connect_failure
-            if when > asked:  # requests that waited for an attempt share its failure, or the last would wait for all
-                raise StoreUnavailable(problem, retry_after=retry_after)
-            try:
-                await self._store.__aenter__()
-            except StoreUnavailable as error:
-                self._connect_failure = (time.monotonic(), str(error), error.retry_after)
-                raise
-            self._connected = True
-            self._catalog.start()
-
     async def listing(self) -> Listing:
-        """The avatars that are not hidden and whose manifest can be read, by id, encoded. Raises StoreUnavailable."""
-        if not self._connected:
-            await self._connect()
+        """Return the avatars that are not hidden and whose manifest can be read, by id, encoded.
+
+        Raises:
+            StoreUnavailable: the store could never be read.
+        """
+        if not self._connection.is_open:
+            await self._connection.open()
         return await self._catalog.listing()
 
     def current_listing(self) -> Listing | None:
-        """What `listing` would return, if that can be told without waiting."""
-        return self._catalog.current() if self._connected else None
+        """Return what `listing` would return, or None if that takes waiting."""
+        return self._catalog.current() if self._connection.is_open else None
 
     async def page(self, query: ListingQuery) -> ListingPage:
-        """A part of the list. Raises StoreUnavailable."""
-        await self._connect()
+        """Return a part of the list. Raise StoreUnavailable if the store could never be read."""
+        await self._connection.open()
         return await self._catalog.page(query)
 
     def cached_manifest(self, avatar_id: str) -> CachedFile | None:
-        """An avatar's manifest.json, if it is in memory and the store was asked about it a moment ago."""
+        """Return an avatar's manifest.json if it is in memory and known to be fresh."""
         return self._files.trusted(avatar_id, MANIFEST)
 
     def cached_preview(self, avatar_id: str) -> CachedFile | None:
-        """An avatar's preview.png, likewise."""
+        """Return an avatar's preview.png if it is in memory and known to be fresh."""
         return self._files.trusted(avatar_id, _PREVIEW)
 
     @contextlib.asynccontextmanager
     async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
-        """An avatar's manifest.json as it is stored, opened. Raises NotFound, StoreUnavailable."""
+        """Open an avatar's manifest.json as it is stored. Raise NotFound or StoreUnavailable."""
         async with self._file(avatar_id, MANIFEST) as file:
             yield file
 
     @contextlib.asynccontextmanager
     async def preview(self, avatar_id: str) -> AsyncIterator[StoredFile]:
-        """An avatar's preview.png as it is stored, opened. Raises NotFound, StoreUnavailable."""
+        """Open an avatar's preview.png as it is stored. Raise NotFound or StoreUnavailable."""
         async with self._file(avatar_id, _PREVIEW) as file:
             yield file
 
     async def preview_url(self, avatar_id: str) -> str | None:
-        """The store's own URL of a preview, if clients shall be sent there. Raises NotFound, StoreUnavailable."""
+        """Return the store's own URL of a preview, or None if clients aren't to be sent there.
+
+        Raises:
+            NotFound: there is no such avatar, or it has no preview.
+            StoreUnavailable: try again.
+        """
         if not (self._settings.preview_redirect and isinstance(self._store, PresignedURLs)):
             return None
-        await self._check(avatar_id)
+        await self._prepare_access(avatar_id)
         try:
-            return await self._store.presigned_url(avatar_id, _PREVIEW, _PRESIGNED_SECONDS)
+            return await self._store.presigned_url(avatar_id, _PREVIEW, _PRESIGNED_URL_SECONDS)
         except NotFound:
             raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
 
-    async def thumbnail(self, avatar_id: str, width: int, image_format: Literal["PNG", "WEBP"]) -> CachedFile | None:
-        """A smaller copy of an avatar's preview; None if the preview isn't wider than that.
+    async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
+        """Return a smaller copy of an avatar's preview.
 
         Args:
             avatar_id: the avatar.
-            width: in pixels.
-            image_format: to encode it in.
+            width: of the copy, in pixels.
+            image_format: of the copy.
+
+        Returns:
+            None if the preview isn't wider than `width`.
 
         Raises:
-            NotFound: no such avatar, or its preview is missing or no picture.
-            StoreUnavailable, Overloaded: try again.
+            NotFound: there is no such avatar, or its preview is missing or not a picture.
+            StoreUnavailable, WorkersUnavailable: try again.
         """
-        cached = self.cached_preview(avatar_id)
-        async with contextlib.nullcontext(cached) if cached else self.preview(avatar_id) as preview:
-            info = preview.info
-            key = (avatar_id, info.etag, width, image_format)
-            async with contextlib.nullcontext() if key in self._thumbnails else self._previews:
-                if key in self._thumbnails:  # others may have made it meanwhile
-                    thumbnail = self._thumbnails[key]
-                else:
-                    thumbnail = await self._make_thumbnail(avatar_id, preview, width, image_format)
-                    with contextlib.suppress(ValueError):  # it alone is larger than the cache
-                        self._thumbnails[key] = thumbnail
-        if thumbnail is None:
-            return None
-        info = dataclasses.replace(info, size=len(thumbnail), etag=f"{info.etag}-{width}{image_format.lower()}")
-        return CachedFile(info, thumbnail, 0.0, None)
-
-    async def _make_thumbnail(
-        self, avatar_id: str, preview: StoredFile, width: int, image_format: Literal["PNG", "WEBP"]
-    ) -> bytes | None:
-        if preview.info.size > _LARGEST_THUMBNAILED:
-            raise NotFound(f"the preview of avatar {avatar_id!r} is too large to make a thumbnail of")
-        data = preview.data if isinstance(preview, CachedFile) else await preview.read()
-        try:
-            return await self._workers.run_twice(make_thumbnail, data, width, image_format)
-        except (InvalidRequest, WorkerCrashed, TimeoutError) as error:
-            raise NotFound(f"there is no thumbnail of avatar {avatar_id!r}: {error}") from None
+        if (cached := self.cached_preview(avatar_id)) is not None:
+            return await self._thumbnails.get(avatar_id, cached, width, image_format)
+        async with self.preview(avatar_id) as preview:
+            return await self._thumbnails.get(avatar_id, preview, width, image_format)
 
     async def create(self, name: str, base_avatar_id: str, image: bytes) -> AvatarSummary:
         """Make a new avatar from a portrait: driven like the base, with its mouth located.
 
         Args:
-            name: for people to read; 1 to MAX_NAME characters.
+            name: for people to read; 1 to MAX_NAME_CHARACTERS characters.
             base_avatar_id: the avatar whose manifest is the template.
             image: a JPEG, PNG or WebP.
 
         Raises:
-            InvalidRequest: a blank or overlong name, a base that can't be one, a picture that can't be read.
+            InvalidRequest: the name is blank or too long, the base is not usable, or the picture can't be read.
             NotFound: there is no such base.
-            StoreFull, StoreUnavailable, Overloaded: nothing was written.
+            StoreFull, StoreUnavailable, Overloaded, WorkersUnavailable: nothing was written.
         """
         name = _checked_name(name)
         base = await self._base_manifest(base_avatar_id)
+        recipe = self._portrait_recipe(base_avatar_id, base)
+        portrait, mouth = await self._portraits.process(image, prepare_portrait)
+        report = await self._portraits.report((portrait.width, portrait.height), mouth)
+        manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
+        pictures = dict.fromkeys(recipe.picture_paths, portrait.png)
+        try:
+            avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
+        except InvalidManifest as error:
+            raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
+        self._catalog.note_created(avatar_id, manifest)
+        log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
+        return manifest.summary(avatar_id)
+
+    def _portrait_recipe(self, base_avatar_id: str, base: AvatarManifest) -> PortraitRecipe:
+        """Return how a bundle of the base's model type is made from a portrait. Raise InvalidRequest if it can't be."""
         model_type = self._model_types.get(base.model_type)
         recipe = model_type.portrait_recipe if model_type else None
         if recipe is None:
@@ -243,82 +228,56 @@ class AvatarService:
             raise InvalidRequest(
                 f"the base avatar {base_avatar_id!r} is of model type {base.model_type!r}; a portrait needs {usable}"
             )
-        async with self._portraits:
-            portrait, mouth = await self._look_at(image, prepare_portrait)
-        report = await self._report((portrait.width, portrait.height), mouth)
-        manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
-        for avatar_id in candidate_ids(name, datetime.now(UTC)):
+        return recipe
+
+    async def _store_under_free_id(
+        self, name: str, manifest: AvatarManifest, pictures: Mapping[str, bytes]
+    ) -> tuple[str, AvatarManifest]:
+        """Create the bundle under the first free id for `name`; return that id, and the manifest with it.
+
+        Raises:
+            InvalidManifest: the manifest is not valid.
+            StoreFull, StoreUnavailable, Overloaded: nothing was written.
+        """
+        for avatar_id in itertools.islice(candidate_ids(name, self._now()), MAX_ID_ATTEMPTS):
             manifest = manifest.model_copy(update={"id": avatar_id})
-            try:
-                files = dict.fromkeys(recipe.picture_paths, portrait.png) | {MANIFEST: manifest.to_json()}
-            except InvalidManifest as error:
-                raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
+            files = {**pictures, MANIFEST: manifest.to_json()}
             try:
                 with self._catalog.own_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
-            self._catalog.note_created(avatar_id, manifest)
-            log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
-            return manifest.summary(avatar_id)
-        raise AssertionError("there is always a later millisecond")
+            return avatar_id, manifest
+        raise Overloaded(f"{MAX_ID_ATTEMPTS} avatars of this name were made within a moment; try again", retry_after=1)
 
     async def check(self, image: bytes) -> PortraitReport:
-        """Whether a portrait is fit to be an avatar; nothing is stored.
+        """Report whether a portrait is fit to be an avatar. Nothing is stored.
 
         Args:
             image: a JPEG, PNG or WebP.
 
         Raises:
-            InvalidRequest: a picture that can't be read.
-            Overloaded: try again.
+            InvalidRequest: the picture can't be read.
+            WorkersUnavailable: try again.
         """
-        async with self._portraits:
-            size, mouth = await self._look_at(image, measure_size)
-        return await self._report(size, mouth)
+        size, mouth = await self._portraits.process(image, measure_size)
+        return await self._portraits.report(size, mouth)
 
-    async def _look_at(self, image: bytes, prepare: Callable[[NDArray[np.uint8]], T]) -> tuple[T, DetectedMouth | None]:
-        """Prepare an uploaded portrait, and locate its mouth."""
-        limits = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
-        try:
-            return await self._detectors.look_at(image, *limits, prepare)
-        except (WorkerCrashed, TimeoutError) as error:
-            log.warning("a portrait of %d bytes could not be decoded: %s", len(image), error)
-            raise InvalidRequest("the image can't be decoded: send an ordinary JPEG, PNG or WebP") from None
-
-    async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
-        """How fit the portrait is, of `size` (width, height)."""
-        if mouth is not None:
-            report = check_portrait(size, mouth.landmarks, mouth.quality)
-            return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
-        reported = await asyncio.to_thread(self._host.plugin_warnings)
-        if any(detector["ok"] for detector in self._detector_health(reported)):
-            return check_portrait(size, None, None)
-        reason = "No mouth detector works at the moment, so no face can be found; /health says more."
-        return check_portrait(size, None, None, not_found=reason)
-
-    @contextlib.asynccontextmanager
-    async def upload(self) -> AsyncIterator[None]:
-        """A place for an upload, from its first byte to its answer. Raises Overloaded if all are taken."""
-        if self._uploads >= self._settings.upload_queue:
-            raise Overloaded(f"{self._uploads} uploads are being worked on already; try again", retry_after=2)
-        self._uploads += 1
-        try:
-            yield
-        finally:
-            self._uploads -= 1
+    def upload_slot(self) -> AbstractContextManager[None]:
+        """Hold a slot for an upload, from its first byte to its answer. Raise Overloaded if all are taken."""
+        return self._upload_slots.take()
 
     async def delete(self, avatar_id: str) -> None:
         """Delete a custom avatar.
 
         Raises:
             NotFound: there is no such avatar.
-            NotDeletable: it is built in or hidden.
-            StoreUnavailable: it is still there.
+            NotDeletable: the avatar is built in or hidden.
+            StoreUnavailable: the avatar is still there.
         """
         try:
             manifest = await self._manifest(avatar_id)
-        except NotFound:  # somebody else may have deleted it
+        except NotFound:  # another process may have deleted it
             self._files.forget(avatar_id)
             raise
         if manifest.is_hidden:
@@ -328,7 +287,7 @@ class AvatarService:
         try:
             with self._catalog.own_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
-        except NotFound:  # somebody else was faster
+        except NotFound:  # another process has deleted it meanwhile
             self._files.forget(avatar_id)
             self._catalog.note_deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
@@ -337,40 +296,26 @@ class AvatarService:
         log.info("deleted avatar %s", avatar_id)
 
     async def health(self) -> Health:
-        """Which store and detectors are in use and whether each works: the body of GET /health."""
+        """Return which store and detectors are in use and whether each works: the body of GET /health."""
         try:
             await self.listing()
             store_problem = self._catalog.problem
         except StoreUnavailable as error:
             store_problem = str(error)
         reported = await asyncio.to_thread(self._host.plugin_warnings)  # plugins look at their files
-        shortcomings = "; ".join(reported.get(self._store_plugin.name, []))
-        detectors = self._detector_health(reported)
-        works = not (store_problem or shortcomings) and any(detector["ok"] for detector in detectors)
-        return {
-            "status": "unavailable" if store_problem else "ok" if works else "degraded",
-            "store": {
-                "plugin": self._store_plugin.name,
-                "url": self._store.url,
-                "ok": store_problem is None,
-                "problem": store_problem or shortcomings or None,
-                "avatars": len(self._catalog),
-                "stale": store_problem is not None or not self._catalog.is_complete,
-            },
-            "detectors": detectors,
+        store: StoreHealth = {
+            "plugin": self._store_plugin.name,
+            "url": self._store.url,
+            "ok": store_problem is None,
+            "problem": store_problem or "; ".join(reported.get(self._store_plugin.name, ())) or None,
+            "avatars": len(self._catalog),
+            "stale": store_problem is not None or not self._catalog.is_complete,
         }
-
-    def _detector_health(self, reported: Mapping[str, Sequence[str]]) -> list[DetectorHealth]:
-        """Whether each detector works: what the plugins have `reported`, by name, and how their last calls went."""
-        detectors: list[DetectorHealth] = []
-        for info in self._host.detectors():
-            problem = "; ".join(reported.get(info.name, [])) or self._detectors.failures.get(info.name)
-            detectors.append({"plugin": info.name, "ok": problem is None, "problem": problem})
-        return detectors
+        return assess_health(store, self._portraits.assess_detectors(reported))
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
-        """An avatar's manifest, from the store itself."""
-        await self._check(avatar_id)
+        """Read an avatar's manifest from the store, not from the cache."""
+        await self._prepare_access(avatar_id)
         try:
             return await read_manifest(self._store, avatar_id)
         except NotFound:
@@ -380,8 +325,8 @@ class AvatarService:
 
     @contextlib.asynccontextmanager
     async def _file(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
-        """A file of an avatar, looked up in the store."""
-        await self._check(avatar_id)
+        """Open a file of an avatar, after asking the store whether the cached copy is current."""
+        await self._prepare_access(avatar_id)
         check = AvatarManifest.parse if path == MANIFEST else None
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -401,11 +346,15 @@ class AvatarService:
         except NotFound as error:
             raise NotFound(f"the base can't be used: {error}") from None
 
-    async def _check(self, avatar_id: str) -> None:
-        """Before a store is asked for an avatar: is it an id at all, and is the store connected?"""
+    async def _prepare_access(self, avatar_id: str) -> None:
+        """Connect to the store. Raise NotFound for what isn't an id: stores are only asked for well-formed ids."""
         if not is_avatar_id(avatar_id):
             raise _no_avatar(avatar_id)
-        await self._connect()
+        await self._connection.open()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _shown(avatar_id: str) -> str:
@@ -420,8 +369,8 @@ def _checked_name(name: str) -> str:
     name = " ".join(name.split())
     if not name:
         raise InvalidRequest("name is blank: give the avatar a display name")
-    if len(name) > MAX_NAME:
-        raise InvalidRequest(f"name has {len(name)} characters; at most {MAX_NAME} are accepted")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InvalidRequest(f"name has {len(name)} characters; at most {MAX_NAME_CHARACTERS} are accepted")
     if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
         raise InvalidRequest("name holds control characters; send plain text")
     return name

@@ -1,4 +1,4 @@
-"""The service's settings, from OPENTALKING_* environment variables."""
+"""Settings of the service, from OPENTALKING_* environment variables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
 #: Which actions need a plugin's permission: "writes" are creating, checking and deleting.
-Protect = Literal["nothing", "writes", "everything"]
-
-
-def _protect() -> Protect:
-    """Who sets keys wants them to count."""
-    has_keys = any(map(os.environ.get, ("OPENTALKING_API_KEYS", "OPENTALKING_API_KEYS_FILE")))
-    return "writes" if has_keys else "nothing"
+Protection = Literal["nothing", "writes", "everything"]
 
 
 def _cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine's."""
+    """Return how many cores this process may use. In a container, the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -42,7 +36,7 @@ class Settings(BaseSettings):
     )
     plugins: Names = Field(default=(), description="One-file plugins to load, comma-separated paths.")
     disable_plugins: Names = Field(
-        default=(), description="Plugins not to import, comma-separated names; ours included."
+        default=(), description="Plugins not to import, comma-separated names; built-in plugins too."
     )
     detectors: Names = Field(default=(), description="Order of the mouth detectors, comma-separated plugin names.")
     portrait_workers: int = Field(
@@ -52,20 +46,21 @@ class Settings(BaseSettings):
         description="Worker processes for portraits and mouths (default: the cores); 0 uses threads of the server.",
     )
     upload_queue: int = Field(
-        default=32, ge=1, le=10_000, description="Uploads taken in at the same time; more are told 503 at once."
+        default=32, ge=1, le=10_000, description="Uploads taken in at the same time; the service answers 503 to more."
     )
-    protect: Protect = Field(
-        default_factory=_protect,
+    protect: Literal["auto"] | Protection = Field(
+        default="auto",
         description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
-        " or everything (default: writes if keys are set).",
+        " or everything; auto: writes if keys are set, nothing otherwise.",
     )
     gallery: bool = Field(default=True, description="Whether to serve the gallery, a page for people, at /.")
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")
     refresh_seconds: float = Field(
-        default=1.0, gt=0, le=3600, description="From one scan for changes made by others to the next, in seconds."
+        default=1.0, gt=0, le=3600, description="Seconds between scans for changes that other processes made."
     )
     preview_redirect: bool = Field(
-        default=False, description="Send clients to the store's own URL for a preview, where the store has such URLs."
+        default=False,
+        description="Whether to redirect clients to the store's own URL for a preview, if the store has such URLs.",
     )
     cache_mb: int = Field(
         default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
@@ -74,7 +69,7 @@ class Settings(BaseSettings):
         default=20.0,
         gt=0,
         le=3600,
-        description="Seconds that a portrait may take: to decode and encode it while a detector looks.",
+        description="Seconds that one portrait may take in a worker: to decode and encode it, and to locate its mouth.",
     )
 
     @field_validator("cors_origins", "plugins", "disable_plugins", "detectors", mode="before")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from opentalking_core.errors import PluginError
 from opentalking_core.hookspecs import hookimpl
 from opentalking_core.testing.running import running_service
 
@@ -213,10 +214,63 @@ def test_whatever_goes_wrong_closes(
     assert "DELETE /avatars/mine failed" in caplog.text
 
 
+class Directory(Team):
+    """A team whose plugin says whether it is set up."""
+
+    def __init__(self, is_set_up: object) -> None:
+        super().__init__()
+        self.is_set_up = is_set_up
+
+    @hookimpl
+    def can_authorize(self) -> Any:
+        return self.is_set_up
+
+
+def test_protect_auto_protects_writes_if_a_plugin_is_set_up(
+    store_url: str, mine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, plugins={"directory": Directory(True)}) as client:
+        assert client.get("/avatars/mine").status_code == 200
+        assert client.delete("/avatars/mine").status_code == 401
+        assert client.delete("/avatars/mine", headers={"Authorization": "Team alice"}).status_code == 200
+    assert "never called" not in caplog.text
+
+
+@pytest.mark.parametrize(("is_set_up", "warned"), [(False, False), (None, True)])
+def test_protect_auto_protects_nothing_if_no_plugin_is_set_up(
+    store_url: str, mine: str, is_set_up: bool | None, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, plugins={"directory": Directory(is_set_up)}) as client:
+        assert client.delete("/avatars/mine").status_code == 200
+    assert ("plugin directory implements `authorize` but is never called" in caplog.text) == warned
+
+
+def test_protect_nothing_wins_over_keys(keys: str, store_url: str, mine: str) -> None:
+    with running_service(store_url, plugins={"directory": Directory(True)}, protect="nothing") as client:
+        assert client.delete("/avatars/mine").status_code == 200
+
+
+@pytest.mark.parametrize("variable", ["OPENTALKING_API_KEYS", "OPENTALKING_API_KEYS_FILE"])
+def test_protect_auto_protects_writes_if_keys_hold_no_key(
+    store_url: str, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (empty := tmp_path / "keys").write_text("# none yet\n")
+    monkeypatch.setenv(variable, str(empty) if variable.endswith("FILE") else ",")
+    with running_service(store_url) as client:
+        assert client.delete("/avatars/mine").status_code == 401
+
+
+def test_start_fails_if_can_authorize_returns_no_bool(store_url: str) -> None:
+    starting = running_service(store_url, plugins={"directory": Directory("yes")})
+    with pytest.raises(PluginError, match="plugin directory: can_authorize returned str"), starting:
+        pass
+
+
 def test_a_plugin_that_is_never_asked_is_mentioned(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     with running_service(store_url, plugins={"team": Team()}) as client:
         assert client.get("/avatars").status_code == 200
-    assert "plugin team isn't asked who may do what" in caplog.text
+    assert "plugin team implements `authorize` but is never called" in caplog.text
+    assert "api_keys" not in caplog.text, "it is not set up"
 
 
 def test_a_browser_elsewhere_can_send_its_key(keys: str, store_url: str, mine: str) -> None:

@@ -256,7 +256,7 @@ def test_a_page_takes_memory_for_itself_only() -> None:
     store.put(*(f"anna-{n}" for n in range(count)))
 
     async def most_memory() -> int:
-        avatars = catalog.AvatarCatalog(store, NEVER, Metrics(lambda: 0, lambda: 0))
+        avatars = catalog.AvatarCatalog(store, NEVER, Metrics())
         query = catalog.ListingQuery(limit=1, cursor="anna-1")
         for _ in range(2):
             tracemalloc.reset_peak()

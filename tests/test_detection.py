@@ -1,4 +1,4 @@
-"""Detectors in real worker processes: a crash or a hang in a stranger's native code costs one detection."""
+"""Detectors in real worker processes: a crash or a hang in native code costs one detection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DETECTOR = """
 
     @hookimpl
     def detect_mouth(image):
-        {what}
+        {behaviour}
 """
 MISBEHAVIOUR = {
     "segfaults": "os.kill(os.getpid(), signal.SIGSEGV)",
@@ -29,18 +29,18 @@ MISBEHAVIOUR = {
     "raises": "raise RuntimeError('no graphics card')",
     "calls sys.exit": "sys.exit('bye')",
     "raises what can't be pickled": "raise RuntimeError(lambda: None)",
-    "returns rubbish": "return {'mouth': image.shape}",
+    "returns a wrong type": "return {'mouth': image.shape}",
 }
 
 
-@pytest.mark.parametrize("what", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR.keys())
-def test_a_detector_that_misbehaves_costs_one_detection(
-    store_url: str, base: str, portrait: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+@pytest.mark.parametrize("behaviour", MISBEHAVIOUR.values(), ids=MISBEHAVIOUR.keys())
+def test_failing_detector_is_named_and_next_one_asked(
+    store_url: str, base: str, portrait: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, behaviour: str
 ) -> None:
-    """Each upload succeeds, the next detector in the chain is asked, and log and /health name the culprit."""
+    """Each upload succeeds with the mouth of the second detector. The log and /health name the first."""
     culprit, working = tmp_path / "a_culprit.py", tmp_path / "b_working.py"
-    culprit.write_text(textwrap.dedent(DETECTOR).format(what=what))
-    working.write_text(textwrap.dedent(DETECTOR).format(what="return MouthLandmarks(LIPS, LIPS)"))
+    culprit.write_text(textwrap.dedent(DETECTOR).format(behaviour=behaviour))
+    working.write_text(textwrap.dedent(DETECTOR).format(behaviour="return MouthLandmarks(LIPS, LIPS)"))
     form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
     files = (culprit, working)
     with running_service(store_url, plugin_files=files, portrait_workers=1, portrait_time_limit=2) as service:
@@ -59,12 +59,12 @@ def test_a_detector_that_misbehaves_costs_one_detection(
     assert not [message for message in logged if "b_working" in message]
 
 
-def test_a_detector_that_workers_cannot_load_costs_the_mouth_alone(
+def test_upload_succeeds_if_workers_cannot_load_detector(
     store_url: str, base: str, portrait: bytes, tmp_path: Path
 ) -> None:
-    """Its file is taken away after the service has started."""
+    """The detector's file is deleted after the service has started."""
     detector = tmp_path / "vanishing.py"
-    detector.write_text(textwrap.dedent(DETECTOR).format(what="return MouthLandmarks(LIPS, LIPS)"))
+    detector.write_text(textwrap.dedent(DETECTOR).format(behaviour="return MouthLandmarks(LIPS, LIPS)"))
     form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
     with running_service(store_url, plugin_files=[detector], portrait_workers=1) as service:
         detector.unlink()

@@ -1,8 +1,11 @@
-"""Disks that are full, read-only, forbidden or gone: a clear answer, nothing half-written, and no restart needed."""
+"""Disks that are full, read-only, forbidden or gone: the service answers clearly, leaves no half-written files, and
+needs no restart."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import opentalking_core.service
 from opentalking_core import list_avatar_dirs, load_avatar_bundle
 from opentalking_core.testing.running import running_service
 
 from .helpers.server import BASE, form, portrait, write_demo
+from .helpers.service import opened_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, users and folders as Linux has them")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts disks and changes users")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def avatars(tmp_path: Path, demo: Path) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path, demo: Path) -> Iterator[Path]:
-    """A disk of 1 MiB with the demo avatars, which take half of it."""
+    """Mount a disk of 1 MiB with the demo avatars, which take half of the disk."""
     (folder := tmp_path / "disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
@@ -57,8 +60,11 @@ def upload(service: httpx.Client) -> httpx.Response:
 
 
 def assert_whole(service: httpx.Client, avatars: Path) -> None:
-    """Every bundle in the folder is listed and valid, and nothing else is there."""
-    listed = {avatar["id"] for avatar in service.get("/avatars").json()}
+    """Assert that every bundle in the folder is listed and valid, and that nothing else is there."""
+    assert_folder_is_whole(avatars, {avatar["id"] for avatar in service.get("/avatars").json()})
+
+
+def assert_folder_is_whole(avatars: Path, listed: set[str]) -> None:
     assert {path.name for path in avatars.iterdir() if path.name != ".opentalking"} == listed
     assert {path.name for path in list_avatar_dirs(avatars)} == listed
     for avatar_id in listed:
@@ -66,7 +72,7 @@ def assert_whole(service: httpx.Client, avatars: Path) -> None:
     assert not list((avatars / ".opentalking").glob("*/*"))
 
 
-def test_a_full_disk(disk: Path) -> None:
+def test_full_disk_refuses_uploads_and_allows_deletes(disk: Path) -> None:
     with running_service(disk.as_uri()) as service:
         made = []
         while (answer := upload(service)).status_code == 200:
@@ -76,15 +82,15 @@ def test_a_full_disk(disk: Path) -> None:
         assert "room" in answer.json()["detail"] or "full" in answer.json()["detail"]
         assert_whole(service, disk)
         assert service.get(f"/avatars/{BASE}/preview").status_code == 200
-        assert service.delete(f"/avatars/{made.pop()}").status_code == 200  # which needs no room
+        assert service.delete(f"/avatars/{made.pop()}").status_code == 200  # a delete needs no room
         assert upload(service).status_code == 200
         assert_whole(service, disk)
 
 
-def test_a_disk_that_becomes_read_only(disk: Path) -> None:
+def test_disk_that_becomes_read_only_refuses_writes_until_writable(disk: Path) -> None:
     with running_service(disk.as_uri()) as service:
         mine = upload(service).json()["id"]
-    with running_service(disk.as_uri()) as service:  # one that has nothing open for writing, or the system refuses
+    with running_service(disk.as_uri()) as service:  # nothing is open for writing, or the system refuses to remount
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for answer in (upload(service), service.delete(f"/avatars/{mine}")):
             assert answer.status_code == 503
@@ -100,7 +106,7 @@ def test_a_disk_that_becomes_read_only(disk: Path) -> None:
 
 @contextlib.contextmanager
 def forbidden(folder: Path) -> Iterator[None]:
-    """This process may not write to `folder`."""
+    """Take this process's right to write to `folder`."""
     if os.geteuid() == 0:
         for parent in (folder, *folder.parents):
             if parent.stat().st_uid == 0 and parent != parent.parent and not parent.stat().st_mode & 0o001:
@@ -118,7 +124,7 @@ def forbidden(folder: Path) -> Iterator[None]:
             folder.chmod(0o755)
 
 
-def test_a_folder_that_may_not_be_written(avatars: Path) -> None:
+def test_folder_without_write_permission_refuses_writes(avatars: Path) -> None:
     with running_service(avatars.as_uri()) as service:
         mine = upload(service).json()["id"]
         with forbidden(avatars):
@@ -132,22 +138,22 @@ def test_a_folder_that_may_not_be_written(avatars: Path) -> None:
         assert_whole(service, avatars)
 
 
-def test_a_folder_that_vanishes_and_comes_back(avatars: Path) -> None:
+def test_folder_that_vanishes_is_served_again_when_back(avatars: Path) -> None:
     with running_service(avatars.as_uri(), refresh_seconds=0.05) as service:
         before = service.get("/avatars").json()
         away = avatars.with_name("away")
         avatars.rename(away)
         assert upload(service).status_code == 503
-        assert service.get("/avatars").json() == before  # the last known
+        assert service.get("/avatars").json() == before  # the last known list
         assert service.get("/health").status_code == 503
-        assert not avatars.exists(), "nothing is written beneath a mount point"
+        assert not avatars.exists(), "nothing must be written below a mount point"
         away.rename(avatars)
         assert upload(service).status_code == 200
         assert service.get("/health").status_code == 200
         assert_whole(service, avatars)
 
 
-def test_a_folder_that_is_emptied(avatars: Path, demo: Path) -> None:
+def test_emptied_folder_lists_no_avatars(avatars: Path, demo: Path) -> None:
     with running_service(avatars.as_uri(), refresh_seconds=0.05) as service:
         assert upload(service).status_code == 200
         for path in avatars.iterdir():
@@ -156,28 +162,25 @@ def test_a_folder_that_is_emptied(avatars: Path, demo: Path) -> None:
         while service.get("/avatars").json() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert service.get("/avatars").json() == []
-        assert upload(service).status_code == 404  # there is no base any more
+        assert upload(service).status_code == 404  # the base is gone
         shutil.copytree(demo, avatars, dirs_exist_ok=True)
         assert upload(service).status_code == 200
         assert_whole(service, avatars)
 
 
-def test_a_clock_that_is_set_back(avatars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock(datetime):
-        ahead = timedelta()
+def test_create_gives_unique_ids_if_clock_is_set_back(avatars: Path) -> None:
+    time_now = start = datetime(2026, 5, 13, 15, 30, tzinfo=UTC)
 
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return datetime(2026, 5, 13, 15, 30, tzinfo=UTC) + cls.ahead
+    async def main() -> None:
+        nonlocal time_now
+        async with opened_service(avatars.as_uri(), now=lambda: time_now) as service:
+            ids = []
+            for hours in (0, 1, 0, -24 * 365 * 60, 1, 0):
+                time_now = start + timedelta(hours=hours)
+                ids.append((await service.create("Alice", BASE, portrait())).id)
+            assert len(set(ids)) == len(ids)
+            listed = {avatar["id"] for avatar in json.loads((await service.listing()).body)}
+            assert set(ids) < listed
+            assert_folder_is_whole(avatars, listed)
 
-    monkeypatch.setattr(opentalking_core.service, "datetime", Clock)
-    with running_service(avatars.as_uri()) as service:
-        ids = []
-        for hours in (0, 1, 0, -24 * 365 * 60, 1, 0):
-            Clock.ahead = timedelta(hours=hours)
-            answer = upload(service)
-            assert answer.status_code == 200
-            ids.append(answer.json()["id"])
-        assert len(set(ids)) == len(ids)
-        assert set(ids) < {avatar["id"] for avatar in service.get("/avatars").json()}
-        assert_whole(service, avatars)
+    asyncio.run(main())

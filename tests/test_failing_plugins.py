@@ -14,7 +14,7 @@ from opentalking_core import InvalidURL, PluginError, hookimpl
 from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.host.host import PluginChoice, PluginHost
 from opentalking_core.testing.fixtures import FakeMouth
-from opentalking_core.testing.running import running_service
+from opentalking_core.testing.running import installed_detectors, running_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +133,10 @@ FAULTS = {
     "authorize refuses": Fault("authorize", raises(PluginError("no file of keys")), "no file of keys"),
     "authorize is a str": Fault("authorize", returns("yes"), "authorize returned str, not True, False or None"),
     "authorize is an int": Fault("authorize", returns(1), "authorize returned int, not True, False or None"),
+    "can_authorize raises": Fault("can_authorize", raises(OSError("gone")), "can_authorize raised OSError: gone"),
+    "can_authorize is a str": Fault(
+        "can_authorize", returns("yes"), "can_authorize returned str, not True, False or None"
+    ),
     "mouth is a str": Fault("detect_mouth", returns("lips"), "detect_mouth returned str, not MouthLandmarks or None"),
     "fetch raises": Fault("fetch_models", raises(OSError("full")), "fetch_models raised OSError: full"),
     "fetch exits": Fault("fetch_models", raises(SystemExit("no")), "fetch_models called sys.exit('no')"),
@@ -164,6 +168,10 @@ def sentence_about(host: PluginHost, hook: str, logged: Callable[[], list[str]])
         case "authorize":
             with pytest.raises(PluginError) as caught:
                 host.authorize("list", None, None)
+            return str(caught.value)
+        case "can_authorize":
+            with pytest.raises(PluginError) as caught:
+                host.authorizers()
             return str(caught.value)
         case "detect_mouth":
             with pytest.raises(PluginError) as caught:
@@ -284,7 +292,7 @@ def test_failed_hook_leaves_sys_path_as_it_was(hook: str, tmp_path: Path) -> Non
         {SPOILING}
     """
     (tmp_path / "spoiling.py").write_text(textwrap.dedent(code))
-    host = PluginHost(PluginChoice((str(tmp_path / "spoiling.py"),))).load()
+    host = PluginHost(PluginChoice((str(tmp_path / "spoiling.py"),), installed_detectors())).load()
     before = sys.path[:]
     list(host.fetch_models())
     host.plugin_warnings()

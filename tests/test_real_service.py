@@ -1,4 +1,4 @@
-"""Once for real: uvicorn, worker processes and the installed mouth detectors, on pictures whose mouth is known."""
+"""The real service: uvicorn, worker processes and the installed mouth detectors, on pictures whose mouth is known."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def upload(service: httpx.Client, base: str, image: bytes) -> dict[str, object]:
     return manifest
 
 
-def test_the_mouth_of_a_portrait_is_found_and_the_bundle_is_valid(
+def test_portrait_gets_its_mouth_and_a_valid_bundle(
     real_service: httpx.Client, base: str, stored_files: StoredFiles, tmp_path: Path
 ) -> None:
     truth = draw_portrait(600, 800)
@@ -62,7 +62,7 @@ def test_the_mouth_of_a_portrait_is_found_and_the_bundle_is_valid(
     assert all(detector["ok"] for detector in health["detectors"])
 
 
-def test_a_picture_without_a_face_has_no_animation(real_service: httpx.Client, base: str, portrait: bytes) -> None:
+def test_picture_without_face_has_no_animation(real_service: httpx.Client, base: str, portrait: bytes) -> None:
     metadata = upload(real_service, base, portrait)["metadata"]
     assert isinstance(metadata, dict)
     assert "animation" not in metadata
@@ -70,7 +70,7 @@ def test_a_picture_without_a_face_has_no_animation(real_service: httpx.Client, b
     assert metadata["mouth_polygon_source"] == "unavailable"
 
 
-def test_a_detector_in_a_single_file_replaces_the_installed_one(
+def test_one_file_detector_replaces_installed_one(
     real_detectors: None, store_url: str, base: str, portrait: bytes, tmp_path: Path
 ) -> None:
     file = tmp_path / "my_detector.py"

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from opentalking_core.testing.running import running_service
 
 from .helpers.http import ask, let_tags_settle, wait_for
+from .helpers.images import encoded
 from .helpers.pictures import PNG, bomb, chunk, ihdr, png
 from .helpers.stores import WatchedStore, serve, wait_until
 
@@ -29,14 +30,8 @@ PREVIEW = "/avatars/anna/preview"
 WEBP = {"Accept": "image/webp"}
 
 
-def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
 def gradient(width: int, height: int, image_format: str = "PNG") -> bytes:
-    """From dark red on the left to light green on the right."""
+    """Return a picture that goes from dark red on the left to light green on the right."""
     image = Image.linear_gradient("L").rotate(90).resize((width, height))
     return encoded(
         Image.merge("RGB", (image.point(lambda v: 128 - v // 2), image, image.point(lambda v: 0))), image_format
@@ -62,7 +57,7 @@ def assert_refused(answer: Answer, status: int, *words: str) -> None:
     assert "Traceback" not in detail
 
 
-def test_a_thumbnail_is_as_wide_as_asked_for_and_in_proportion(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_has_requested_width_and_proportions(service: httpx.Client, put_bundle: PutBundle) -> None:
     for avatar_id, width, height in (("upright", 300, 400), ("wide", 800, 200), ("flat", 3000, 2), ("thin", 20, 500)):
         put_bundle(avatar_id, files={"preview.png": gradient(width, height)})
         for wanted in (16, 17, 19, 199, 299, 1500):
@@ -71,7 +66,7 @@ def test_a_thumbnail_is_as_wide_as_asked_for_and_in_proportion(service: httpx.Cl
                 assert size == (wanted, max(1, round(height * wanted / width)))
 
 
-def test_a_thumbnail_shows_the_same_picture(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_shows_same_picture(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": gradient(640, 480)})
     for headers in ({}, WEBP):
         thumbnail = opened(ask(service, f"{PREVIEW}?width=64", headers)).convert("RGB")
@@ -81,14 +76,14 @@ def test_a_thumbnail_shows_the_same_picture(service: httpx.Client, put_bundle: P
                 assert abs(ours - theirs) < 24, (x, headers)
 
 
-def test_a_thumbnail_is_smaller_than_the_preview(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_is_smaller_than_preview(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": noise(600, 600)})
     sizes = [len(ask(service, f"{PREVIEW}{query}", WEBP).body) for query in ("", "?width=300", "?width=100")]
     assert sizes[0] > 4 * sizes[1] > 8 * sizes[2]
 
 
-def test_a_preview_is_never_enlarged_but_given_as_it_is(service: httpx.Client, put_bundle: PutBundle) -> None:
-    preview = gradient(100, 50) + b"and what else is in the file"
+def test_thumbnail_wider_than_preview_is_raw_preview(service: httpx.Client, put_bundle: PutBundle) -> None:
+    preview = gradient(100, 50) + b"more bytes in the file"
     put_bundle("anna", files={"preview.png": preview})
     let_tags_settle()
     raw = ask(service, PREVIEW)
@@ -101,7 +96,7 @@ def test_a_preview_is_never_enlarged_but_given_as_it_is(service: httpx.Client, p
     assert opened(ask(service, f"{PREVIEW}?width=99")).size == (99, 50)
 
 
-def test_without_width_the_preview_is_raw_for_everybody(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_preview_without_width_is_raw(service: httpx.Client, put_bundle: PutBundle) -> None:
     preview = gradient(200, 100)
     put_bundle("anna", files={"preview.png": preview})
     for query in ("", "?height=16", "?Width=16", "?widths=16", "?w=16"):
@@ -109,7 +104,7 @@ def test_without_width_the_preview_is_raw_for_everybody(service: httpx.Client, p
         assert (answer.body, answer.headers["content-type"]) == (preview, "image/png")
 
 
-def test_webp_goes_to_those_who_name_it(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_is_webp_if_accept_names_webp(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": gradient(200, 100)})
     webp = (
         *("image/webp", "IMAGE/WebP", "image/png, image/webp;q=0.1", "text/html,image/avif,image/webp,*/*;q=0.8"),
@@ -134,7 +129,7 @@ def test_webp_goes_to_those_who_name_it(service: httpx.Client, put_bundle: PutBu
     assert opened(ask(service, f"{PREVIEW}?width=64")).format == "PNG"
 
 
-def test_the_width_has_bounds(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_rejects_width_out_of_bounds(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": gradient(2100, 20)})
     for width in (16, 2048):
         assert opened(ask(service, f"{PREVIEW}?width={width}")).width == width
@@ -163,12 +158,12 @@ def test_the_width_has_bounds(service: httpx.Client, put_bundle: PutBundle) -> N
     assert_refused(ask(service, f"{PREVIEW}?width"), 400, "width")
 
 
-def test_the_width_counts_before_the_avatar(service: httpx.Client) -> None:
+def test_thumbnail_checks_width_before_avatar(service: httpx.Client) -> None:
     assert_refused(ask(service, "/avatars/nobody/preview?width=15"), 400, "width")
     assert_refused(ask(service, "/avatars/nobody/preview?width=16"), 404, "nobody")
 
 
-def test_head_of_a_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_head_of_thumbnail_has_headers_of_get(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": gradient(200, 100)})
     let_tags_settle()
     get, head = (ask(service, f"{PREVIEW}?width=64", method=method) for method in ("GET", "HEAD"))
@@ -178,7 +173,7 @@ def test_head_of_a_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> No
     assert ask(service, f"{PREVIEW}?width=15", method="HEAD").status == 400
 
 
-# -- what previews can be
+# -- kinds of previews
 
 
 def drawn(mode: str) -> Image.Image:
@@ -197,8 +192,8 @@ def drawn(mode: str) -> Image.Image:
     return flat.quantize(4) if mode == "P" else flat.convert(mode)
 
 
-def test_a_thumbnail_of_any_kind_of_png(service: httpx.Client, put_bundle: PutBundle) -> None:
-    """Left half dark, right half white or transparent, which shows as white."""
+def test_thumbnail_accepts_every_png_mode(service: httpx.Client, put_bundle: PutBundle) -> None:
+    """The left half is dark. The right half is white, or transparent and shown as white."""
     for n, mode in enumerate(("RGBA", "LA", "P", "P with transparency", "L", "1", "I;16", "RGB")):
         put_bundle(f"anna-{n}", files={"preview.png": encoded(drawn(mode))})
         for headers in ({}, WEBP):
@@ -211,20 +206,20 @@ def test_a_thumbnail_of_any_kind_of_png(service: httpx.Client, put_bundle: PutBu
             assert dark < 110 < 245 < light, mode
 
 
-def test_a_preview_may_be_another_format_under_that_name(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_accepts_jpeg_and_webp_under_png_name(service: httpx.Client, put_bundle: PutBundle) -> None:
     for image_format in ("JPEG", "WEBP"):
         put_bundle(image_format, files={"preview.png": gradient(120, 80, image_format)})
         assert opened(ask(service, f"/avatars/{image_format}/preview?width=60")).size == (60, 40)
 
 
-def test_a_photo_that_lies_on_its_side_is_upright(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_of_rotated_photo_is_upright(service: httpx.Client, put_bundle: PutBundle) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     put_bundle("anna", files={"preview.png": encoded(Image.new("RGB", (120, 80)), "JPEG", exif=exif)})
     assert opened(ask(service, f"{PREVIEW}?width=40")).size == (40, 60)
 
 
-def test_a_preview_that_is_no_picture_has_no_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_of_broken_preview_is_not_found(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("bert", files={"preview.png": gradient(100, 100)})
     for n, preview in enumerate((b"", b"no picture", noise(100, 100)[:500], b"GIF89a", b"<svg/>")):
         put_bundle(f"anna-{n}", files={"preview.png": preview})
@@ -234,8 +229,8 @@ def test_a_preview_that_is_no_picture_has_no_thumbnail(service: httpx.Client, pu
     assert opened(ask(service, "/avatars/bert/preview?width=64")).width == 64
 
 
-def test_hostile_previews_cost_nobody_else_anything(store_url: str, put_bundle: PutBundle) -> None:
-    """In worker processes, as `serve` has them. What else there is: tests/test_hostile_pictures.py."""
+def test_thumbnail_of_hostile_preview_leaves_others_served(store_url: str, put_bundle: PutBundle) -> None:
+    """Run worker processes, as `serve` does. More hostile pictures are in tests/test_hostile_pictures.py."""
     previews = {
         "bomb": PNG + ihdr(8, 8) + chunk(b"IDAT", bomb(1024)) + chunk(b"IEND", b""),
         "text-bomb": png(chunk(b"zTXt", b"Comment\0\0" + bomb(256))),
@@ -248,20 +243,20 @@ def test_hostile_previews_cost_nobody_else_anything(store_url: str, put_bundle: 
         assert_refused(ask(service, "/avatars/liar/preview?width=64"), 404, "liar", "megapixels")
         for avatar_id in ("bomb", "text-bomb"):
             answer = ask(service, f"/avatars/{avatar_id}/preview?width=64")
-            assert answer.status in (200, 404)  # both are 8 pixels wide, and may be taken for pictures
+            assert answer.status in (200, 404)  # decoders may accept both: they say that they are 8 pixels wide
             assert answer.status == 404 or answer.body == previews[avatar_id]
         assert opened(ask(service, "/avatars/bert/preview?width=64")).width == 64
 
 
-def test_an_avatar_without_preview_has_no_thumbnail(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_without_preview_is_not_found(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna")
     assert_refused(ask(service, f"{PREVIEW}?width=64"), 404, "anna", "preview.png")
 
 
-# -- copies that are kept
+# -- cached thumbnails
 
 
-def test_each_thumbnail_has_a_tag_of_its_own(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_thumbnail_etag_differs_by_width_and_format(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": gradient(200, 100)})
     let_tags_settle()
     raw = ask(service, PREVIEW).headers["etag"]
@@ -278,7 +273,7 @@ def test_each_thumbnail_has_a_tag_of_its_own(service: httpx.Client, put_bundle: 
     assert unchanged.headers["vary"] == "Accept"
 
 
-def test_a_changed_preview_has_changed_thumbnails(
+def test_thumbnail_changes_with_preview(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
     put_bundle("anna", files={"preview.png": encoded(Image.new("RGB", (200, 100), "navy"))})
@@ -302,8 +297,8 @@ def test_a_changed_preview_has_changed_thumbnails(
     assert opened(ask(service, "/avatars/bert/preview?width=64")).size == (64, 32)
 
 
-def test_a_thumbnail_that_memory_has_no_room_for(store_url: str, put_bundle: PutBundle) -> None:
-    """1 MiB keeps a quarter of one for thumbnails; this one is larger, and so is each of many together."""
+def test_thumbnail_larger_than_cache_is_served(store_url: str, put_bundle: PutBundle) -> None:
+    """Of a cache of 1 MiB, thumbnails get a quarter. The first one is larger; the others are larger together."""
     put_bundle("anna", files={"preview.png": noise(700, 400)})
     with running_service(store_url, cache_mb=1) as service:
         for _ in range(2):
@@ -314,8 +309,8 @@ def test_a_thumbnail_that_memory_has_no_room_for(store_url: str, put_bundle: Put
             assert opened(ask(service, f"{PREVIEW}?width={width}")).width == width
 
 
-def test_many_who_ask_at_once_all_get_it(store_url: str, put_bundle: PutBundle) -> None:
-    """Of a cache with room for but a few: what one has made another may have pushed out before it is sent."""
+def test_concurrent_thumbnails_are_all_served(store_url: str, put_bundle: PutBundle) -> None:
+    """The cache has room for a few: one request may evict another's thumbnail before that one is sent."""
     put_bundle("anna", files={"preview.png": noise(500, 300)})
     widths = [width for _ in range(3) for width in range(100, 400, 20)]
     with running_service(store_url, cache_mb=1) as service, ThreadPoolExecutor(8) as pool:
@@ -323,8 +318,8 @@ def test_many_who_ask_at_once_all_get_it(store_url: str, put_bundle: PutBundle) 
     assert [opened(answer).width for answer in answers] == widths
 
 
-def test_of_those_who_ask_at_once_few_read_a_large_preview() -> None:
-    """One that isn't kept in memory, as they would all hold a copy; who comes later finds the thumbnail there."""
+def test_concurrent_thumbnails_of_large_preview_share_reads() -> None:
+    """A large preview isn't cached, and each request that reads it holds a copy. Later requests find the thumbnail."""
     store = WatchedStore()
     store.put("anna", files={"preview.png": noise(300, 300)})
     with serve(store, cache_mb=1) as service, ThreadPoolExecutor(6) as clients:
@@ -332,4 +327,4 @@ def test_of_those_who_ask_at_once_few_read_a_large_preview() -> None:
             answers = [clients.submit(ask, service, f"{PREVIEW}?width=64") for _ in range(6)]
             wait_until(lambda: store.opened.count("anna/preview.png") == 6)
         assert {opened(answer.result()).size for answer in answers} == {(64, 64)}
-    assert store.read.count("anna/preview.png") == 2, "as many as may make thumbnails at once"
+    assert store.read.count("anna/preview.png") == 2, "one for each thumbnail slot"

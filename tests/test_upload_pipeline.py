@@ -1,4 +1,4 @@
-"""Uploads: how many at a time, what is done with each picture, and what is left when something goes wrong."""
+"""Uploads: the queue, the work on each picture, and the state after failures."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from opentalking_core.portraits import picture as portraits
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
+from .helpers.images import STORED_AS, encoded
 from .helpers.stores import StampedStore, serve, wait_until
 
 if TYPE_CHECKING:
@@ -41,19 +42,19 @@ CUSTOM = {"custom_avatar": True}
 
 
 class SlowMouth(FakeMouth):
-    """A fake detector that can be made to wait."""
+    """A fake detector whose calls can be held."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looking = 0
-        self.most_looking = 0
+        self.running = 0
+        self.most_running = 0
         self._lock = threading.Lock()
         self._may_go_on = threading.Event()
         self._may_go_on.set()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Until `go_on` is called, or until the end of the block, detections don't end."""
+        """Hold detections until `go_on` is called or the block ends."""
         self._may_go_on.clear()
         try:
             yield
@@ -66,11 +67,11 @@ class SlowMouth(FakeMouth):
     @hookimpl
     def detect_mouth(self, image: NDArray[np.uint8]) -> MouthLandmarks | None:
         with self._lock:
-            self.looking += 1
-            self.most_looking = max(self.most_looking, self.looking)
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
         self._may_go_on.wait(20)
         with self._lock:
-            self.looking -= 1
+            self.running -= 1
         return super().detect_mouth(image)
 
 
@@ -81,28 +82,20 @@ def mouth() -> SlowMouth:
 
 @pytest.fixture
 def store() -> StampedStore:
-    """A store with an avatar that can be a base."""
+    """Return a store with an avatar that can be a base."""
     store = StampedStore()
-    store.put(BASE, files={"preview.png": png(Image.new("RGB", (64, 64)))}, model_type="wav2lip")
+    store.put(BASE, files={"preview.png": encoded(Image.new("RGB", (64, 64)))}, model_type="wav2lip")
     return store
 
 
 @pytest.fixture(autouse=True)
 def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A detector and the encoder work at the same time only if there are cores to spare."""
+    """Pretend to have many cores: a detector and the encoder overlap only if there are cores to spare."""
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
 
 
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def jpeg(image: Image.Image, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", **{"quality": 95, "subsampling": 0, **options})
-    return file.getvalue()
+    return encoded(image, "JPEG", **{"quality": 95, "subsampling": 0, **options})
 
 
 def form(image: bytes, base: str = BASE) -> dict[str, tuple[str | None, str | bytes]]:
@@ -118,7 +111,7 @@ def custom_ids(service: httpx.Client) -> set[str]:
 
 
 def running(service: httpx.Client) -> int:
-    """How many uploads the service is taking in or working on."""
+    """Return how many uploads the service is taking in or working on."""
     found = re.search(r"^opentalking_uploads_running (\d+)", service.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return int(found[1])
@@ -127,9 +120,7 @@ def running(service: httpx.Client) -> int:
 # -- the queue
 
 
-def test_what_exceeds_the_queue_is_refused_at_once_and_reads_go_on(
-    store: StampedStore, mouth: SlowMouth, portrait: bytes
-) -> None:
+def test_full_queue_refuses_uploads_and_serves_reads(store: StampedStore, mouth: SlowMouth, portrait: bytes) -> None:
     store.put("gone-soon", metadata=CUSTOM)
     with (
         serve(store, mouth, upload_queue=2) as service,
@@ -137,7 +128,7 @@ def test_what_exceeds_the_queue_is_refused_at_once_and_reads_go_on(
         mouth.holding(),
     ):
         uploads = [pool.submit(upload, service, portrait) for _ in range(2)]
-        wait_until(lambda: mouth.looking == 2)
+        wait_until(lambda: mouth.running == 2)
         assert running(service) == 2
         for answer in (
             upload(service, portrait),
@@ -163,7 +154,7 @@ def test_what_exceeds_the_queue_is_refused_at_once_and_reads_go_on(
 
 
 def refused_before_the_body(service: httpx.Client) -> bytes:
-    """What is answered to an upload of which the header alone is sent."""
+    """Return the answer to an upload of which only the head is sent."""
     head = b"POST /avatars/custom HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     with connection(service) as sock:
         sock.sendall(head + b"Content-Length: 1000000\r\n\r\n")
@@ -174,45 +165,45 @@ def connection(service: httpx.Client) -> socket.socket:
     return socket.create_connection((service.base_url.host, service.base_url.port or 80), timeout=30)
 
 
-def test_uploads_that_are_refused_give_their_place_back(store: StampedStore, portrait: bytes) -> None:
-    wrong: list[dict[str, Any]] = [
-        {"files": form(b"no picture")},
-        {"files": form(portrait[:-100])},
-        {"files": form(portrait, base="nobody")},
-        {"files": form(bytes(10 * 1024 * 1024 + 1))},
-        {"files": {"name": (None, "Alice")}},
-        {"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
-        {"content": b"{}"},
+def test_refused_upload_frees_its_slot(store: StampedStore, portrait: bytes) -> None:
+    wrong: list[tuple[dict[str, Any], int, int]] = [  # the request, and the statuses of /custom and /check
+        ({"files": form(b"no picture")}, 400, 400),
+        ({"files": form(portrait[:-100])}, 400, 400),
+        ({"files": form(portrait, base="nobody")}, 404, 200),  # a check needs no base
+        ({"files": form(bytes(10 * 1024 * 1024 + 1))}, 413, 413),
+        ({"files": {"name": (None, "Alice")}}, 400, 400),
+        ({"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}}, 400, 400),
+        ({"content": b"{}"}, 400, 400),
     ]
     with serve(store, upload_queue=1) as service:
-        for path in ("/avatars/custom", "/avatars/check"):
-            for request in wrong:
-                assert service.post(path, **request).status_code in (200, 400, 404, 413)
+        for request, *statuses in wrong:
+            for path, status in zip(("/avatars/custom", "/avatars/check"), statuses, strict=True):
+                assert service.post(path, **request).status_code == status
                 assert running(service) == 0
         assert upload(service, portrait).status_code == 200
 
 
-def test_more_uploads_than_are_worked_on_at_once_all_succeed(
+def test_uploads_beyond_the_portrait_slots_wait_and_succeed(
     store: StampedStore, mouth: SlowMouth, portrait: bytes
 ) -> None:
-    """Where threads work on portraits, two are in work at a time, however many cores there are."""
+    """With threads there are two portrait slots, independent of the cores."""
     with serve(store, mouth, upload_queue=12) as service, ThreadPoolExecutor(12) as pool, mouth.holding():
         uploads = [pool.submit(upload, service, portrait) for _ in range(12)]
-        wait_until(lambda: running(service) == 12 and mouth.looking == 2)
+        wait_until(lambda: running(service) == 12 and mouth.running == 2)
         mouth.go_on()
         answers = [answer.result() for answer in uploads]
         assert [answer.status_code for answer in answers] == [200] * 12
         made = {answer.json()["id"] for answer in answers}
         assert len(made) == 12
         assert custom_ids(service) == made
-    assert mouth.most_looking == 2
+    assert mouth.most_running == 2
 
 
-def test_thumbnails_do_not_queue_up_behind_uploads(store: StampedStore, mouth: SlowMouth, portrait: bytes) -> None:
+def test_thumbnail_does_not_wait_for_uploads(store: StampedStore, mouth: SlowMouth, portrait: bytes) -> None:
     with serve(store, mouth) as service, ThreadPoolExecutor(6) as pool, mouth.holding():
         for _ in range(6):
             pool.submit(upload, service, portrait)
-        wait_until(lambda: running(service) == 6 and mouth.looking == 2)
+        wait_until(lambda: running(service) == 6 and mouth.running == 2)
         answer = service.get(f"/avatars/{BASE}/preview?width=32")
         assert answer.status_code == 200
         assert Image.open(io.BytesIO(answer.content)).width == 32
@@ -222,8 +213,10 @@ def test_thumbnails_do_not_queue_up_behind_uploads(store: StampedStore, mouth: S
 # -- the picture
 
 
-def test_detection_and_encoding_overlap(store: StampedStore, portrait: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them waits for the other to have begun."""
+def test_detection_and_encoding_overlap_in_threads(
+    store: StampedStore, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them waits until the other has begun."""
     both = threading.Barrier(2, timeout=15)
 
     class WaitingMouth(FakeMouth):
@@ -242,21 +235,22 @@ def test_detection_and_encoding_overlap(store: StampedStore, portrait: bytes, mo
         assert service.get(f"/avatars/{made}").json()["metadata"]["mouth_polygon_source"] == "fake_mouth"
 
 
-#: As above, in a worker process, which loads the plugin itself.
+#: The same in a worker process, which loads this plugin itself.
 WAITING_PLUGIN = """
 import multiprocessing, threading
-from opentalking_core import MouthLandmarks, hookimpl, portrait
+from opentalking_core import MouthLandmarks, hookimpl
+from opentalking_core.portraits import picture
 
 LIPS = ((0.4, 0.6), (0.5, 0.55), (0.6, 0.6), (0.5, 0.65))
 both = threading.Barrier(2, timeout=15)
-encode_png = portrait.encode_png
+encode_png = picture.encode_png
 
 def wait_and_encode(pixels):
     both.wait()
     return encode_png(pixels)
 
 if multiprocessing.parent_process() is not None:
-    portrait.encode_png = wait_and_encode
+    picture.encode_png = wait_and_encode
 
 @hookimpl
 def detect_mouth(image):
@@ -273,21 +267,21 @@ def test_detection_and_encoding_overlap_in_a_worker(store: StampedStore, portrai
 
 
 def monkeypatched_encoder(monkeypatch: pytest.MonkeyPatch, encode: Encoder) -> Encoder:
-    """Have pictures encoded by `encode`; returns what they were encoded by."""
+    """Replace the encoder of pictures by `encode`; return the encoder that it replaces."""
     before = portraits.encode_png
     monkeypatch.setattr(portraits, "encode_png", encode)
     return before
 
 
-def test_a_picture_is_encoded_once_and_committed_once(
+def test_picture_is_encoded_and_committed_once_with_two_detectors(
     store: StampedStore, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the first detector finds nothing and the next one is asked."""
-    encoded: list[bytes] = []
+    """The first detector finds no mouth, so the second one is asked."""
+    pngs: list[bytes] = []
 
     def encode_and_note(pixels: NDArray[np.uint8]) -> bytes:
-        encoded.append(encode_png(pixels))
-        return encoded[-1]
+        pngs.append(encode_png(pixels))
+        return pngs[-1]
 
     encode_png = monkeypatched_encoder(monkeypatch, encode_and_note)
     (blind := FakeMouth()).landmarks = None
@@ -301,42 +295,31 @@ def test_a_picture_is_encoded_once_and_committed_once(
     assert avatar_id == made
     pictures = [content for path, content in files.items() if path != "manifest.json"]
     assert len(pictures) == 3
-    assert all(picture is encoded[0] for picture in pictures)
-    assert len(encoded) == 1
-    assert metadata["source_image_hash"] == hashlib.sha256(encoded[0]).hexdigest()
+    assert all(picture is pngs[0] for picture in pictures)
+    assert len(pngs) == 1
+    assert metadata["source_image_hash"] == hashlib.sha256(pngs[0]).hexdigest()
 
 
-#: How a camera stores an upright picture that it marks with each EXIF orientation.
-STORED_AS = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 FITTED = (90, 120)
 
 
 def picture(scale: float) -> Image.Image:
-    """The same picture in every size; turned or mirrored, it is another."""
+    """Draw the same picture in any size. Turned or mirrored, it looks different."""
     width, height = (round(scale * side) for side in FITTED)
     grey = Image.linear_gradient("L").resize((width, height))
     image = Image.merge("RGB", [grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT), grey.rotate(180)])
     draw = ImageDraw.Draw(image)
     draw.ellipse([width * 0.1, height * 0.1, width * 0.4, height * 0.5], fill=(200, 60, 40))
     draw.rectangle([width * 0.5, height * 0.6, width * 0.9, height * 0.7], fill=(30, 80, 220))
-    if scale > 1:  # lines too fine for the smallest size, where they are grey
+    if scale > 1:  # fine lines, which turn grey in the smallest size
         for y in range(height // 2, height, 2):
             draw.line([(0, y), (width // 3, y)], fill="white")
             draw.line([(0, y + 1), (width // 3, y + 1)], fill="black")
     return image
 
 
-def test_a_jpeg_far_larger_than_needed_gives_the_picture_that_resizing_gives(store: StampedStore) -> None:
-    """Decoders scale by 2, 4 and 8 themselves; what comes out is as large, as upright and as sharp."""
+def test_large_jpeg_is_fitted_like_a_resized_picture(store: StampedStore) -> None:
+    """JPEG decoders can scale by 2, 4 and 8. The result must be as large, as upright and as sharp as without."""
     with serve(store, custom_avatar_max_width=FITTED[0], custom_avatar_max_height=FITTED[1]) as service:
         for scale in (1, 1.5, 2, 3, 4, 5, 8, 9):
             upright = picture(scale)
@@ -354,7 +337,7 @@ def test_a_jpeg_far_larger_than_needed_gives_the_picture_that_resizing_gives(sto
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_a_large_jpeg_of_other_colours_is_fitted_as_well(store: StampedStore, mode: str) -> None:
+def test_large_jpeg_in_other_colour_modes_is_fitted(store: StampedStore, mode: str) -> None:
     with serve(store, custom_avatar_max_width=FITTED[0], custom_avatar_max_height=FITTED[1]) as service:
         large = picture(8).convert(mode)
         made = upload(service, jpeg(large)).json()["id"]
@@ -364,7 +347,7 @@ def test_a_large_jpeg_of_other_colours_is_fitted_as_well(store: StampedStore, mo
     assert difference.mean() < 3
 
 
-# -- what goes wrong
+# -- failures
 
 
 @pytest.mark.parametrize(
@@ -375,9 +358,7 @@ def test_a_large_jpeg_of_other_colours_is_fitted_as_well(store: StampedStore, mo
         (ZeroDivisionError("a bug"), 500),
     ],
 )
-def test_a_commit_that_fails_leaves_nothing(
-    store: StampedStore, portrait: bytes, trouble: Exception, status: int
-) -> None:
+def test_failed_commit_leaves_no_avatar(store: StampedStore, portrait: bytes, trouble: Exception, status: int) -> None:
     with serve(store, upload_queue=1, refresh_seconds=0.02) as service:
         assert custom_ids(service) == set()
         store.broken["create"] = trouble
@@ -387,7 +368,7 @@ def test_a_commit_that_fails_leaves_nothing(
             assert len(answer.json()["detail"].split()) > 2
             assert answer.headers.get("Retry-After") == ("9" if status == 503 else None)
             assert running(service) == 0
-        assert len(store.created) == 2, "a commit that fails isn't tried again behind the client's back"
+        assert len(store.created) == 2, "the service must not repeat a failed commit"
         store.wait_for_a_scan()
         assert custom_ids(service) == set()
         assert store.ids() == {BASE}
@@ -397,7 +378,7 @@ def test_a_commit_that_fails_leaves_nothing(
 
 @pytest.mark.parametrize("abruptly", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("sent", [0.0, 0.5, 1.0], ids=["before the body", "in the middle", "after the body"])
-def test_a_client_that_goes_away_gives_its_place_back(
+def test_disconnected_client_frees_its_slot(
     store: StampedStore,
     mouth: SlowMouth,
     portrait: bytes,
@@ -413,14 +394,14 @@ def test_a_client_that_goes_away_gives_its_place_back(
         )
         with connection(service) as sock:
             sock.sendall(head + b"\r\n" + body[: int(len(body) * sent)])
-            wait_until(lambda: mouth.looking == 1 if sent == 1 else running(service) == 1)
+            wait_until(lambda: mouth.running == 1 if sent == 1 else running(service) == 1)
             assert upload(service, portrait).status_code == 503
             if abruptly:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         mouth.go_on()
         wait_until(lambda: running(service) == 0)
         left = custom_ids(service)
-        assert len(left) == (sent == 1), "what was sent as a whole is made as a whole"
+        assert len(left) == (sent == 1), "a complete upload makes a complete avatar"
         assert store.ids() == {BASE, *left}
         assert upload(service, portrait).status_code == 200
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

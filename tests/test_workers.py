@@ -1,4 +1,4 @@
-"""Worker processes that die, hang, leak or are killed, and servers that are killed before them."""
+"""Worker processes that die, hang, leak or are killed, and servers that are killed before their workers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,26 @@ from typing import TYPE_CHECKING
 import pebble
 import pytest
 
-from opentalking_core.errors import Overloaded
+from opentalking_core.errors import WorkersUnavailable
 from opentalking_core.testing.running import running_service
-from opentalking_core.workers.pool import MEMORY_PER_WORKER, WorkerCrashed, WorkerPool
+from opentalking_core.workers.pool import MAX_START_SECONDS, WorkerPool
+from opentalking_core.workers.runner import WorkerCrashed
+from opentalking_core.workers.threads import ThreadRunner
+from opentalking_core.workers.worker_process import MAX_WORKER_MEMORY_BYTES, WORKER_NICENESS
+
+from .helpers.stores import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @contextlib.asynccontextmanager
-async def worker_pool(workers: int = 2, time_limit: float = 20) -> AsyncIterator[WorkerPool]:
-    pool = WorkerPool(workers, time_limit)
+async def worker_pool(
+    workers: int = 2, time_limit: float = 20, begin_limit: float = MAX_START_SECONDS
+) -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool(workers, time_limit, begin_limit)
     try:
         yield pool
     finally:
@@ -48,19 +55,30 @@ def _pid_after(seconds: float) -> int:
     return os.getpid()
 
 
+def _wait_for_permission(folder: Path) -> int:
+    """Announce this worker's pid by a file of that name, and wait for the file `go`."""
+    (folder / str(os.getpid())).touch()
+    wait_until((folder / "go").exists)
+    return os.getpid()
+
+
+def _announced_pids(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir()]
+
+
 def _allocate(size: int) -> int:
     return len(bytearray(size))
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_idle_workers_that_are_killed_are_replaced() -> None:
-    """As a system that is out of memory does it."""
+def test_idle_workers_are_replaced_after_kill() -> None:
+    """A system that is out of memory kills processes like this."""
 
     async def main() -> None:
         async with worker_pool() as pool:
@@ -73,27 +91,39 @@ def test_idle_workers_that_are_killed_are_replaced() -> None:
     asyncio.run(main())
 
 
-def test_a_worker_killed_at_work_costs_its_call_alone() -> None:
+def test_call_succeeds_at_once_though_all_idle_workers_were_killed() -> None:
+    async def scenario() -> int:
+        async with worker_pool(workers=3) as pool:
+            pids = set(await asyncio.gather(*(pool.run(_pid_after, 0.4) for _ in range(3))))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(map(_is_alive, pids)))
+            return await pool.run(os.getpid)
+
+    assert asyncio.run(scenario())
+
+
+def test_worker_killed_during_call_fails_that_call_only(tmp_path: Path) -> None:
     async def main() -> None:
         async with worker_pool() as pool:
-            first, second = await worker_pids(pool)
-            calls = [asyncio.create_task(pool.run(_pid_after, 1.0)) for _ in range(2)]
-            await asyncio.sleep(0.4)
+            calls = [asyncio.create_task(pool.run(_wait_for_permission, tmp_path)) for _ in range(2)]
+            await asyncio.to_thread(wait_until, lambda: len(_announced_pids(tmp_path)) == 2)
+            first, second = _announced_pids(tmp_path)
             os.kill(first, signal.SIGKILL)
-            died, went_on = sorted(await asyncio.gather(*calls, return_exceptions=True), key=str, reverse=True)
-            assert isinstance(died, WorkerCrashed)
-            assert went_on == second
+            await asyncio.to_thread((tmp_path / "go").touch)
+            crashed, finished = sorted(await asyncio.gather(*calls, return_exceptions=True), key=str, reverse=True)
+            assert isinstance(crashed, WorkerCrashed)
+            assert finished == second
             assert await pool.run(os.getpid)
 
     asyncio.run(main())
 
 
-def test_workers_that_are_stopped_are_replaced_and_their_calls_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a debugger, or a system that lets containers freeze."""
-    monkeypatch.setattr("opentalking_core.workers.pool._SECONDS_TO_START", 3.0)
+def test_stopped_workers_are_replaced_and_their_calls_repeated() -> None:
+    """A debugger stops processes like this, and so does a system that freezes containers."""
 
     async def main() -> None:
-        async with worker_pool(time_limit=2) as pool:
+        async with worker_pool(time_limit=2, begin_limit=1) as pool:
             stopped = await worker_pids(pool)
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
@@ -102,21 +132,37 @@ def test_workers_that_are_stopped_are_replaced_and_their_calls_made_again(monkey
     asyncio.run(main())
 
 
-def test_workers_that_cannot_be_started_are_told_from_a_bad_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    def schedule(*args: object, **kwargs: object) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+def refuse_to_start(*args: object, **kwargs: object) -> None:
+    """Fail as pebble's `ProcessPool.schedule` does if the system allows no more processes."""
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
+
+def test_pool_reports_workers_unavailable_if_none_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with worker_pool() as pool:
             with monkeypatch.context() as patched:
-                patched.setattr(pebble.ProcessPool, "schedule", schedule)
-                with pytest.raises(Overloaded, match="temporarily unavailable"):
+                patched.setattr(pebble.ProcessPool, "schedule", refuse_to_start)
+                with pytest.raises(WorkersUnavailable, match="temporarily unavailable"):
                     await pool.run(os.getpid)
-            assert await pool.run(os.getpid)
-        with pytest.raises(Overloaded, match="ending"):
+            assert await pool.run(os.getpid)  # the pool has recovered
+        with pytest.raises(WorkersUnavailable, match="ending"):
             await pool.run(os.getpid)
 
     asyncio.run(main())
+
+
+def test_upload_gets_503_with_retry_after_if_no_worker_can_start(
+    store_url: str, base: str, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = {"name": (None, "Alice"), "base_avatar_id": (None, base), "image": ("a.jpg", portrait)}
+    with running_service(store_url, portrait_workers=1) as service:
+        with monkeypatch.context() as patched:
+            patched.setattr(pebble.ProcessPool, "schedule", refuse_to_start)
+            refused = service.post("/avatars/custom", files=form)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        assert "can't be started" in refused.json()["detail"]
+        assert service.post("/avatars/custom", files=form).status_code == 200
 
 
 def _leave_note(file: Path, seconds: float) -> None:
@@ -124,25 +170,33 @@ def _leave_note(file: Path, seconds: float) -> None:
     time.sleep(seconds)
 
 
-@pytest.mark.parametrize("amid_a_call", [False, True])
-def test_a_workers_finalizers_are_run_but_not_amid_a_call(tmp_path: Path, amid_a_call: bool) -> None:
+@pytest.mark.parametrize("during_call", [False, True])
+def test_worker_runs_finalizers_unless_ended_during_call(tmp_path: Path, during_call: bool) -> None:
     async def main() -> None:
         async with worker_pool(1, time_limit=1) as pool:
-            with pytest.raises(TimeoutError) if amid_a_call else contextlib.nullcontext():
-                await pool.run(_leave_note, tmp_path / "note", 30 if amid_a_call else 0)
+            with pytest.raises(TimeoutError) if during_call else contextlib.nullcontext():
+                await pool.run(_leave_note, tmp_path / "note", 30 if during_call else 0)
 
     asyncio.run(main())
-    assert (tmp_path / "note").exists() is not amid_a_call
+    assert (tmp_path / "note").exists() is not during_call
 
 
-def test_threads_that_hang_keep_no_other_call_from_running() -> None:
+def test_worker_yields_the_processor_to_the_server() -> None:
+    async def main() -> None:
+        async with worker_pool(1) as pool:
+            assert await pool.run(os.nice, 0) == min(os.nice(0) + WORKER_NICENESS, 19)
+
+    asyncio.run(main())
+
+
+def test_thread_runner_runs_calls_beside_hanging_ones() -> None:
     ended = threading.Event()
 
     async def main() -> None:
-        async with worker_pool(0, time_limit=0.3) as pool:
-            hanging = [pool.run(ended.wait) for _ in range(2 * (os.cpu_count() or 1) + 1)]
-            assert {type(error) for error in await asyncio.gather(*hanging, return_exceptions=True)} == {TimeoutError}
-            assert await pool.run(os.getpid) == os.getpid()
+        runner = ThreadRunner(time_limit=0.3)
+        hanging = [runner.run(ended.wait) for _ in range(2 * (os.cpu_count() or 1) + 1)]
+        assert {type(error) for error in await asyncio.gather(*hanging, return_exceptions=True)} == {TimeoutError}
+        assert await ThreadRunner(time_limit=20).run(os.getpid) == os.getpid()
 
     try:
         asyncio.run(main())
@@ -150,14 +204,14 @@ def test_threads_that_hang_keep_no_other_call_from_running() -> None:
         ended.set()
 
 
-def test_memory_is_bounded_and_a_full_worker_replaced() -> None:
+def test_worker_is_replaced_if_call_exceeds_memory_limit() -> None:
     async def main() -> None:
         async with worker_pool(1) as pool:
-            full = await pool.run(os.getpid)
-            assert await pool.run(_allocate, MEMORY_PER_WORKER // 16) == MEMORY_PER_WORKER // 16
+            before = await pool.run(os.getpid)
+            assert await pool.run(_allocate, MAX_WORKER_MEMORY_BYTES // 16)
             with pytest.raises(WorkerCrashed):
-                await pool.run(_allocate, MEMORY_PER_WORKER)
-            assert await pool.run(os.getpid) != full
+                await pool.run(_allocate, MAX_WORKER_MEMORY_BYTES)
+            assert await pool.run(os.getpid) != before
 
     asyncio.run(main())
 
@@ -176,22 +230,17 @@ if __name__ == "__main__":
 """
 
 
-def test_no_process_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+def test_worker_and_fork_server_end_with_killed_server(tmp_path: Path) -> None:
     script, pids = tmp_path / "server.py", tmp_path / "pids"
     script.write_text(SERVER)
     with subprocess.Popen([sys.executable, script, pids]) as server:
-        while not (pids.exists() and pids.read_text().endswith("\n")):
-            assert server.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: server.poll() is not None or (pids.exists() and pids.read_text().endswith("\n")), 60)
+        assert server.poll() is None
         worker, fork_server = map(int, pids.read_text().split())
-        assert _lives(worker)
-        assert _lives(fork_server)
+        assert _is_alive(worker)
+        assert _is_alive(fork_server)
         server.kill()
-    deadline = time.monotonic() + 20
-    while (_lives(worker) or _lives(fork_server)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _lives(worker)
-    assert not _lives(fork_server)
+    wait_until(lambda: not (_is_alive(worker) or _is_alive(fork_server)))
 
 
 DETECTOR = """
@@ -208,10 +257,8 @@ def detect_mouth(image):
 """
 
 
-def test_uploads_survive_workers_that_are_killed_under_load(
-    store_url: str, base: str, portrait: bytes, tmp_path: Path
-) -> None:
-    """30 uploads, while every worker that has begun a detection is killed a moment later, the first few dozen times."""
+def test_uploads_succeed_while_workers_are_killed(store_url: str, base: str, portrait: bytes, tmp_path: Path) -> None:
+    """Send 30 uploads. Every 0.4 s kill one of the workers that have begun a detection since the last kill."""
     (seen := tmp_path / "seen").mkdir()
     detector = tmp_path / "slow.py"
     detector.write_text(textwrap.dedent(DETECTOR).format(folder=str(seen)))

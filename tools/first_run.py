@@ -161,6 +161,8 @@ def new_machine(work: Path, base: Path, release: str, user: str) -> Iterator[Mac
         shutil.copy("/etc/hosts", root / "etc/hosts")
         if CERTIFICATES.is_dir():
             shutil.copytree(CERTIFICATES, root / CERTIFICATES.relative_to("/"), dirs_exist_ok=True)
+        # A mirror may lag behind, and apt refuses a release file that has expired.
+        (root / "etc/apt/apt.conf.d/99valid").write_text('Acquire::Check-Valid-Until "false";\n')
         machine = Machine(root, user, logs)
         clone = root / machine.home[1:] / "opentalking-core"
         if user != "root":

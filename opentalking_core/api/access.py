@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ..hookspecs import Action
     from ..host.host import PluginHost
-    from ..settings import Protect
+    from ..settings import Protection, Settings
 
 #: What a request asks for, by its route and method (HEAD counts as GET).
 _ACTIONS: dict[tuple[str, str], Action] = {
@@ -30,6 +30,13 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = 'Bearer realm="opentalking"'
 
 
+def chosen_protection(settings: Settings, host: PluginHost) -> Protection:
+    """Return what the settings protect. With "auto", that is "writes" if a plugin is set up to authorize clients."""
+    if settings.protect != "auto":
+        return settings.protect
+    return "writes" if True in host.authorizers().values() else "nothing"
+
+
 class Access:
     """Falcon middleware that lets a protected action pass only if a plugin allows it, and none forbids it.
 
@@ -38,7 +45,7 @@ class Access:
         protect: which actions are protected.
     """
 
-    def __init__(self, host: PluginHost, protect: Protect) -> None:
+    def __init__(self, host: PluginHost, protect: Protection) -> None:
         self._host = host
         self._protect = protect
 

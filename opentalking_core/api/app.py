@@ -12,7 +12,7 @@ import falcon.asgi
 from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import Access
+from .access import Access, chosen_protection
 from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
 from .docs import add_docs
 from .errors import add_error_handlers
@@ -46,17 +46,19 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
         host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
     service = AvatarService(settings, host)
     observability = Observability(service.metrics, settings.access_log)
-    app = _App(observability, may_replay=settings.protect != "everything")
+    protection = chosen_protection(settings, host)
+    app = _App(observability, may_replay=protection != "everything")
     app.add_middleware([_Lifespan(service, host), observability])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
         app.add_middleware([falcon.CORSMiddleware(origins, READABLE_ELSEWHERE), VaryByOrigin()])
     app.add_middleware(NoSniff())
-    access = Access(host, settings.protect)
-    if settings.protect != "nothing":
+    access = Access(host, protection)
+    if protection != "nothing":
         app.add_middleware(access)
-    elif names := [info.name for info in host.plugins() if "authorize" in info.hooks and info.name != "api_keys"]:
-        log.warning("plugin %s isn't asked who may do what: OPENTALKING_PROTECT says nothing", ", ".join(names))
+    elif names := [name for name, can_authorize in host.authorizers().items() if can_authorize is not False]:
+        message = "plugin %s implements `authorize` but is never called; set OPENTALKING_PROTECT=writes or everything"
+        log.warning(message, ", ".join(names))
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/avatars", AvatarList(service))

@@ -155,7 +155,7 @@ class CustomAvatars(_Word):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Make an avatar from a portrait."""
-        async with self._service.upload():
+        with self._service.upload_slot():
             with self._service.metrics.stage("receive"):
                 form = await read_avatar_form(req, resp)
             resp.media = dataclasses.asdict(await self._service.create(form.name, form.base_avatar_id, form.image))
@@ -168,7 +168,7 @@ class PortraitChecks(_Word):
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Say whether a portrait is fit to be an avatar; nothing is stored."""
-        async with self._service.upload():
+        with self._service.upload_slot():
             with self._service.metrics.stage("receive"):
                 image = await read_image(req, resp)
             resp.media = dataclasses.asdict(await self._service.check(image))

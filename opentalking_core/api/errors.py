@@ -22,6 +22,7 @@ STATUS: dict[type[errors.OpenTalkingError], HTTPStatus] = {
     errors.NotDeletable: HTTPStatus.FORBIDDEN,
     errors.Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.WorkersUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
@@ -40,7 +41,7 @@ async def _answer_domain_error(
     if status is None:
         await _answer_unexpected(req, resp, error, params)
         return
-    if isinstance(error, errors.Overloaded | errors.StoreUnavailable):
+    if isinstance(error, errors.Overloaded | errors.StoreUnavailable | errors.WorkersUnavailable):
         resp.set_header("Retry-After", str(error.retry_after))
     resp.status = status
     _set_detail(resp, str(error))

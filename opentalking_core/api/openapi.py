@@ -19,7 +19,7 @@ from .. import errors
 from ..bundles.manifest import AvatarManifest, AvatarSummary
 from ..health import DetectorHealth, Health, StoreHealth
 from ..portraits.checks import PortraitCheck, PortraitReport
-from ..service import MAX_NAME
+from ..service import MAX_NAME_CHARACTERS
 from .access import OPEN_ROUTES
 from .avatars import PAGE_SIZES, THUMBNAIL_WIDTHS
 from .errors import STATUS
@@ -233,8 +233,8 @@ def _operations() -> dict[tuple[str, str], Json]:
              | _links("$response.body#/id", "get_avatar", "get_preview", "delete_avatar")},
             (*upload_errors, errors.NotFound, *unavailable, errors.StoreFull), upload=True,
             body=_form(
-                name={"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": _NAME, "example": "Alice",
-                      "description": "For people to read."},
+                name={"type": "string", "minLength": 1, "maxLength": MAX_NAME_CHARACTERS, "pattern": _NAME,
+                      "example": "Alice", "description": "For people to read."},
                 base_avatar_id={"type": "string", "minLength": 1, "pattern": _NOT_BLANK, "example": "demo-wav2lip",
                                 "description": "The avatar to take as a template; its model type must be one that a "
                                 "portrait can drive, such as wav2lip."},

@@ -24,9 +24,11 @@ class ApiKeys:
     """The keys of one host. They are kept as digests, so that no dump, log or error can show one."""
 
     def __init__(self) -> None:
-        keys = [key.strip() for key in os.environ.get("OPENTALKING_API_KEYS", "").split(",")]
+        given, file = os.environ.get("OPENTALKING_API_KEYS", ""), os.environ.get("OPENTALKING_API_KEYS_FILE", "")
+        self._is_configured = bool(given or file)  # even without any key: a mistake must not open the service
+        keys = [key.strip() for key in given.split(",")]
         self._problem: str | None = None
-        if file := os.environ.get("OPENTALKING_API_KEYS_FILE"):
+        if file:
             try:
                 lines = Path(file).expanduser().read_text("utf-8").splitlines()
                 keys += [line.strip() for line in lines if not line.startswith("#")]
@@ -36,6 +38,11 @@ class ApiKeys:
         keys = [key for key in keys if key]
         self._shortest = min(map(len, keys), default=_SAFE_LENGTH)
         self._digests = [_digest(key.encode()) for key in keys]
+
+    @hookimpl
+    def can_authorize(self) -> bool:
+        """Return whether one of the variables is set."""
+        return self._is_configured
 
     @hookimpl
     def authorize(self, credentials: str | None) -> bool | None:

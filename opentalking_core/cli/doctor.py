@@ -202,14 +202,16 @@ async def _writable(store: BundleStore) -> Finding:
 
 
 async def _workers(settings: Settings) -> Finding:
-    from ..workers.pool import WorkerCrashed, WorkerPool
+    from ..errors import WorkersUnavailable
+    from ..workers.pool import WorkerPool
+    from ..workers.runner import WorkerCrashed
 
     if settings.portrait_workers == 0:
         return Finding("workers", "ok", "portraits are worked on in threads: OPENTALKING_PORTRAIT_WORKERS is 0")
     pool = WorkerPool(1, settings.portrait_time_limit)
     try:
         await pool.run(os.getpid)
-    except (OSError, WorkerCrashed, TimeoutError) as error:
+    except (WorkersUnavailable, WorkerCrashed, TimeoutError) as error:
         remedy = "allow more processes and memory, or set OPENTALKING_PORTRAIT_WORKERS=0 to use threads"
         return Finding("workers", "failed", f"worker processes can't be started: {error}", remedy)
     finally:

@@ -28,7 +28,9 @@ def serve(
     import uvicorn
 
     from ..api import create_app
+    from ..api.access import chosen_protection
     from ..api.http_protocol import LimitedHttpProtocol
+    from ..host.host import PluginChoice, PluginHost
     from .output import err, errors_in_words, read_settings
 
     if store is not None:
@@ -37,8 +39,11 @@ def serve(
     log_config = _log_config(plain=sys.stderr.isatty())
     logging.config.dictConfig(log_config)  # uvicorn does so later, but loading plugins may log warnings
     with errors_in_words():
-        app = create_app(settings)  # with several API processes, too: an error is shown here, once
-    if settings.protect == "nothing" and not _is_loopback(host):
+        choice = PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)
+        host_of_plugins = PluginHost(choice).load()
+        # With several API processes, too, which make their own app: an error is shown here, once.
+        app = create_app(settings, host_of_plugins)
+    if chosen_protection(settings, host_of_plugins) == "nothing" and not _is_loopback(host):
         err.print(
             f"[yellow]warning:[/] whoever reaches {host}:{port} may create and delete avatars;"
             " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",

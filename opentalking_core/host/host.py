@@ -181,14 +181,23 @@ class PluginHost:
         Raises:
             PluginError: a plugin raised, or answered neither with a bool nor with None.
         """
-        answers = []
-        for call in self._calls("authorize"):
-            answer = call(action=action, avatar_id=avatar_id, credentials=credentials)
-            if not (answer is None or isinstance(answer, bool)):
-                raise call.wrong_result(answer, "True, False or None")
-            answers.append(answer)
+        request = {"action": action, "avatar_id": avatar_id, "credentials": credentials}
+        answers = [_yes_no_or_none(call, **request) for call in self._calls("authorize")]
         known = [answer for answer in answers if answer is not None]
         return all(known) if known else None
+
+    def authorizers(self) -> dict[str, bool | None]:
+        """Return the plugins that implement `authorize`, and what each answers to `can_authorize` (None: nothing).
+
+        Raises:
+            PluginError: a plugin raised an error, or answered neither with a bool nor with None.
+        """
+        answers: dict[str, bool | None] = {call.info.name: None for call in self._calls("authorize")}
+        for call in self._calls("can_authorize"):
+            answer = _yes_no_or_none(call)
+            if call.info.name in answers:
+                answers[call.info.name] = answer
+        return answers
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
@@ -273,6 +282,14 @@ class PluginHost:
         package = PACKAGES.get("gs" if scheme.startswith("fsspec+") else scheme)
         remedy = f"install the package {package}" if package else "install the plugin that does"
         return InvalidURL(f"{nobody} ({unused}); {remedy}" if unused else f"{nobody}; {remedy}")
+
+
+def _yes_no_or_none(call: HookCall, **arguments: object) -> bool | None:
+    """Call a hook that returns True, False or None. Raise HookFailed if it returns something else."""
+    answer = call(**arguments)
+    if answer is None or isinstance(answer, bool):
+        return answer
+    raise call.wrong_result(answer, "True, False or None")
 
 
 def _checked_store(call: HookCall, store: Any) -> BundleStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -125,22 +125,4 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1, compress_type=3)  # 3: zlib's Z_RLE
-    return file.getvalue()
-
-
-def make_thumbnail(data: bytes, width: int, image_format: Literal["PNG", "WEBP"]) -> bytes | None:
-    """A smaller copy of a stored preview, `width` pixels wide, in its proportions; None if it isn't wider than that.
-
-    Raises:
-        InvalidRequest: it can't be decoded.
-    """
-    original = decode_portrait(data, MAX_PIXELS, MAX_PIXELS)
-    if original.shape[1] <= width:
-        return None
-    height = max(1, round(original.shape[0] * width / original.shape[1]))
-    thumbnail = Image.fromarray(original).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    file = io.BytesIO()
-    # Method 2 of 6 encodes a thumbnail in a few milliseconds, within a few percent of the default's size.
-    options = {"quality": 80, "method": 2} if image_format == "WEBP" else {}
-    thumbnail.save(file, image_format, **options)
     return file.getvalue()

@@ -1,22 +1,21 @@
-"""What is done with an uploaded portrait's pixels: they are prepared for a bundle, and shown to the mouth detectors."""
+"""DetectorChain: what is done with an uploaded portrait's pixels. Prepare them for a bundle, and locate the mouth."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import multiprocessing.util
-import os
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
-from ..errors import InvalidRequest, Overloaded, PluginError
+from ..errors import InvalidRequest, PluginError, WorkersUnavailable
 from ..host.host import PluginChoice, PluginHost
 from ..portraits.checks import measure_face
 from ..portraits.detected_mouth import DetectedMouth
 from ..portraits.picture import decode_portrait
-from .pool import WorkerCrashed
+from .runner import WorkerCrashed, run_with_retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +25,11 @@ if TYPE_CHECKING:
 
     from ..host.host import PluginInfo
     from ..metrics import Metrics
-    from .pool import WorkerPool
+    from .runner import Runner
+    from .threads import ThreadRunner
 
-    Picture = tuple[bytes, int, int]  # the arguments of decode_portrait
-    Pixels = NDArray[np.uint8]
+    EncodedPicture = tuple[bytes, int, int]  # the arguments of decode_portrait
+    PixelArray = NDArray[np.uint8]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,15 +37,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class _Look(NamedTuple, Generic[T]):
-    """What came of showing a picture to one detector.
+class _DetectorResult(NamedTuple, Generic[T]):
+    """What one detector made of a picture.
 
     Args:
         prepared: what `prepare` returned, if it was called.
         mouth: where the mouth is, if the detector found it.
-        failure: what the detector raised, in a line; empty if nothing.
-        traceback: of it.
-        seconds: that each stage took, by its name.
+        failure: what the detector raised, in one line; empty if nothing.
+        traceback: the traceback of the failure.
+        seconds: how long each stage took, by the stage's name.
     """
 
     prepared: T | None
@@ -55,142 +55,154 @@ class _Look(NamedTuple, Generic[T]):
     seconds: dict[str, float]
 
 
+class _Detector(NamedTuple):
+    """A detector by its plugin's name. It is pickled without its host: a worker process loads a host of its own."""
+
+    name: str
+    choice: PluginChoice
+    host: PluginHost | None
+
+    def __reduce__(self) -> tuple[type[_Detector], tuple[str, PluginChoice, None]]:
+        return _Detector, (self.name, self.choice, None)
+
+    def load_host(self) -> PluginHost:
+        """Return the host of this process."""
+        return self.host or _worker_host(self.choice)
+
+
 class DetectorChain:
     """Prepares pictures, and asks the host's detectors in order where the mouth is.
 
-    Whatever a detector does wrong is logged and counts as «no mouth found».
+    A detector's failure is logged and counts as "no mouth found".
 
     Args:
         host: whose detectors to ask.
-        pool: where to run them. Plugins that a program registered as objects run in threads of this process whatever
-            the pool, because worker processes can't import them.
+        runner: where to prepare pictures and run detectors.
+        threads: where to run detectors that a program registered as objects, because worker processes can't import
+            them. The same as `runner` if all work is done in threads.
         metrics: where detections and stages are counted.
     """
 
-    def __init__(self, host: PluginHost, pool: WorkerPool, metrics: Metrics) -> None:
+    def __init__(self, host: PluginHost, runner: Runner, threads: ThreadRunner, metrics: Metrics) -> None:
         self._host = host
         self._metrics = metrics
-        self._pool = pool
-        #: what went wrong in the last call of a detector, by its plugin's name; absent if it went well
+        self._runner = runner
+        self._threads = threads
+        #: The failure of each detector's last call, by its plugin's name; no entry if the call succeeded.
         self.failures: dict[str, str] = {}
-        self._running = 0  # calls that look for a mouth
+        self._running = 0
 
-    async def look_at(
-        self, data: bytes, max_width: int, max_height: int, prepare: Callable[[Pixels], T]
+    async def detect(
+        self, data: bytes, max_width: int, max_height: int, prepare: Callable[[PixelArray], T]
     ) -> tuple[T, DetectedMouth | None]:
         """Decode an uploaded picture as `decode_portrait` does, prepare it, and locate its mouth.
 
-        The first detector looks at the pixels in the worker that prepares them, at the same time if there are cores to
-        spare: they are decoded once, and to hand them to another process would take longer than to decode them again.
+        The first detector runs in the worker that prepares the pixels, at the same time if there are cores to spare:
+        the picture is decoded once, and sending the pixels to another process would take longer than decoding again.
 
         Args:
             data: the picture's bytes.
-            max_width: of the pixels that are looked at.
-            max_height: likewise.
-            prepare: a module-level function; called with the pixels (RGB, uint8, (height, width, 3)), not to change
-                them.
+            max_width: of the pixels that the detectors get.
+            max_height: of the pixels that the detectors get.
+            prepare: a module-level function; called with the pixels (RGB, uint8, (height, width, 3)), which it must
+                not change.
 
         Returns:
-            What `prepare` returned, and the mouth if any detector found it.
+            What `prepare` returned, and the mouth if a detector found it.
 
         Raises:
             InvalidRequest: the picture can't be decoded.
-            WorkerCrashed, TimeoutError: it can't be decoded or prepared, and takes a worker along.
-            Overloaded: there are no workers at the moment.
+            WorkerCrashed, TimeoutError: decoding or preparing the picture kills its worker or takes too long.
+            WorkersUnavailable: there are no workers at the moment.
         """
         picture = data, max_width, max_height
         prepared: T | None = None
         mouth: DetectedMouth | None = None
         for info in self._host.detectors():
-            if prepared is None and self._needs_thread(info):
+            runner = self._threads if info.origin == "registered" else self._runner
+            if prepared is None and runner is not self._runner:
                 prepared = await self._prepare(picture, prepare)
-            look = await self._look(info, picture, prepare if prepared is None else None)
-            self._note(info, look)
-            prepared = look.prepared if prepared is None else prepared
-            mouth = look.mouth
+            result = await self._run_detector(runner, info, picture, prepare if prepared is None else None)
+            self._record(info, result)
+            prepared = result.prepared if prepared is None else prepared
+            mouth = result.mouth
             if mouth is not None:
                 break
-        if prepared is None:  # no detector, then
+        if prepared is None:  # there is no detector
             prepared = await self._prepare(picture, prepare)
         return prepared, mouth
 
-    async def _prepare(self, picture: Picture, prepare: Callable[[Pixels], T]) -> T:
-        prepared, seconds = await self._pool.run_twice(_decode_and_prepare, picture, prepare)
-        self._metrics.stages_took(seconds)
+    async def _prepare(self, picture: EncodedPicture, prepare: Callable[[PixelArray], T]) -> T:
+        prepared, seconds = await run_with_retry(self._runner, _decode_and_prepare, picture, prepare)
+        self._metrics.observe_stages(seconds)
         return prepared
 
-    async def _look(self, info: PluginInfo, picture: Picture, prepare: Callable[[Pixels], T] | None) -> _Look[T]:
+    async def _run_detector(
+        self, runner: Runner, info: PluginInfo, picture: EncodedPicture, prepare: Callable[[PixelArray], T] | None
+    ) -> _DetectorResult[T]:
         self._running += 1
-        # A detector and an encoder that share a core take more time than one after the other.
-        at_once = 2 * self._running <= (self._pool.workers or os.cpu_count() or 1)
+        # A detector and an encoder that share a core take longer than one after the other.
+        overlap = 2 * self._running <= self._runner.parallelism
+        detector = _Detector(info.name, self._host.choice, self._host)
         try:
-            if self._pool.in_threads or self._needs_thread(info):
-                return await self._pool.run_in_thread(
-                    _decode_and_look, self._host, info.name, picture, prepare, at_once
-                )
-            return await self._pool.run(_look_in_worker, self._host.choice, info.name, picture, prepare, at_once)
-        except (InvalidRequest, Overloaded):
+            return await runner.run(_decode_and_detect, detector, picture, prepare, overlap)
+        except (InvalidRequest, WorkersUnavailable):
             raise
-        except Exception as error:  # the detector's fault, its plugin's, or the picture's? Then so does this.
+        except Exception as error:
+            # Either the detector or the picture is at fault. Prepare the picture without the detector: if that fails
+            # too, it was the picture.
             prepared = await self._prepare(picture, prepare) if prepare else None
             details = "" if isinstance(error, WorkerCrashed | TimeoutError) else _last_traceback()
-            return _Look(prepared, None, f"{type(error).__name__}: {error}", details, {})
+            return _DetectorResult(prepared, None, f"{type(error).__name__}: {error}", details, {})
         finally:
             self._running -= 1
 
-    def _needs_thread(self, info: PluginInfo) -> bool:
-        return info.origin == "registered" and not self._pool.in_threads
-
-    def _note(self, info: PluginInfo, look: _Look[T]) -> None:
-        self._metrics.stages_took(look.seconds)
-        outcome = "failed" if look.failure else "none" if look.mouth is None else "found"
+    def _record(self, info: PluginInfo, result: _DetectorResult[T]) -> None:
+        self._metrics.observe_stages(result.seconds)
+        outcome = "failed" if result.failure else "none" if result.mouth is None else "found"
         self._metrics.detections.labels(info.name, outcome).inc()
-        if look.failure:
-            self.failures[info.name] = look.failure
+        if result.failure:
+            self.failures[info.name] = result.failure
             message = "mouth detector %s failed; its picture counts as one without a mouth: %s%s"
-            log.warning(message, info, look.failure, look.traceback)
+            log.warning(message, info, result.failure, result.traceback)
         else:
             self.failures.pop(info.name, None)
 
 
-def _decode_and_prepare(picture: Picture, prepare: Callable[[Pixels], T]) -> tuple[T, dict[str, float]]:
+def _decode_and_prepare(picture: EncodedPicture, prepare: Callable[[PixelArray], T]) -> tuple[T, dict[str, float]]:
     seconds: dict[str, float] = {}
     pixels = _timed(seconds, "decode", decode_portrait, *picture)
     return _timed(seconds, "encode", prepare, pixels), seconds
 
 
-def _decode_and_look(
-    host: PluginHost, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
-) -> _Look[T]:
+def _decode_and_detect(
+    detector: _Detector, picture: EncodedPicture, prepare: Callable[[PixelArray], T] | None, overlap: bool
+) -> _DetectorResult[T]:
+    host = detector.load_host()
     seconds: dict[str, float] = {}
     pixels = _timed(seconds, "decode", decode_portrait, *picture)
     if prepare is None:
-        return _Look(None, *_ask(seconds, host, detector, pixels), seconds)
-    if not at_once:
-        return _Look(_timed(seconds, "encode", prepare, pixels), *_ask(seconds, host, detector, pixels), seconds)
+        return _DetectorResult(None, *_try_detect(seconds, host, detector.name, pixels), seconds)
+    if not overlap:
+        prepared = _timed(seconds, "encode", prepare, pixels)
+        return _DetectorResult(prepared, *_try_detect(seconds, host, detector.name, pixels), seconds)
     with ThreadPoolExecutor(1) as other_thread:
         preparing = other_thread.submit(_timed, seconds, "encode", prepare, pixels)
-        answer = _ask(seconds, host, detector, pixels)
-    return _Look(preparing.result(), *answer, seconds)
+        detected = _try_detect(seconds, host, detector.name, pixels)
+    return _DetectorResult(preparing.result(), *detected, seconds)
 
 
-def _look_in_worker(
-    choice: PluginChoice, detector: str, picture: Picture, prepare: Callable[[Pixels], T] | None, at_once: bool
-) -> _Look[T]:
-    return _decode_and_look(_worker_host(choice), detector, picture, prepare, at_once)
-
-
-def _ask(
-    seconds: dict[str, float], host: PluginHost, detector: str, pixels: Pixels
+def _try_detect(
+    seconds: dict[str, float], host: PluginHost, detector: str, pixels: PixelArray
 ) -> tuple[DetectedMouth | None, str, str]:
-    """The mouth, if it is found, or what the detector raised, and its traceback."""
+    """Return the mouth if it is found, and what the detector raised with its traceback."""
     try:
         return _timed(seconds, "detect", _detect, host, detector, pixels), "", ""
-    except MemoryError:  # this worker is of no more use
+    except MemoryError:  # the worker has to be replaced
         raise
     except PluginError as error:  # a sentence for the operator, who needs no traceback
         return None, str(error), ""
-    except (Exception, SystemExit) as error:  # a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin can raise anything
         return None, f"{type(error).__name__}: {error}", _last_traceback()
 
 
@@ -198,7 +210,7 @@ def _last_traceback() -> str:
     return "\n" + traceback.format_exc()
 
 
-def _detect(host: PluginHost, detector: str, pixels: Pixels) -> DetectedMouth | None:
+def _detect(host: PluginHost, detector: str, pixels: PixelArray) -> DetectedMouth | None:
     host.startup()
     landmarks = host.detect_mouth(detector, pixels)
     return DetectedMouth(landmarks, detector, measure_face(pixels, landmarks)) if landmarks else None
@@ -214,7 +226,7 @@ def _timed(seconds: dict[str, float], stage: str, function: Callable[P, T], *arg
 
 @functools.cache
 def _worker_host(choice: PluginChoice) -> PluginHost:
-    """This worker process's own host, made by its first detection."""
+    """Return this worker process's own host, loaded by its first detection."""
     host = PluginHost(choice).load()
     multiprocessing.util.Finalize(host, host.shutdown, exitpriority=10)  # atexit isn't called in such processes
     return host

@@ -1,4 +1,4 @@
-"""The service as people start it: `opentalking-core serve` in a process of its own."""
+"""The service as users start it: `opentalking-core serve` in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from opentalking_core.portraits.drawn import draw_portrait
+from opentalking_core.testing.running import installed_detectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,19 +26,24 @@ BASE = "demo-wav2lip"
 
 
 def portrait() -> bytes:
-    """A JPEG with a face."""
+    """Return a JPEG with a face."""
     file = io.BytesIO()
     draw_portrait(300, 400, seed=7).image.save(file, "JPEG")
     return file.getvalue()
 
 
+def without_detectors() -> dict[str, str]:
+    """Return settings for a service without the installed mouth detectors."""
+    return {"OPENTALKING_DISABLE_PLUGINS": ",".join(installed_detectors())}
+
+
 def write_demo(avatars: Path) -> None:
-    """The demo avatars, of which BASE can be a base."""
+    """Write the demo avatars. BASE is one of them, and can be a base."""
     subprocess.run([*COMMAND, "demo", "--if-empty", str(avatars)], check=True, stdout=subprocess.DEVNULL)
 
 
 class Server:
-    """A running service, and clients of it. `address` is its URL."""
+    """A running service. `address` is its URL."""
 
     def __init__(self, avatars: Path, **environment: str) -> None:
         command = [*COMMAND, "serve", "--port", "0", "--store", str(avatars)]
@@ -50,7 +56,7 @@ class Server:
                 self.address = found[1]
                 break
         else:
-            raise AssertionError(f"it did not start: {''.join(self.log)}")
+            raise AssertionError(f"the service did not start: {''.join(self.log)}")
         self._reader = threading.Thread(target=self.log.extend, args=[self.process.stderr], daemon=True)
         self._reader.start()
 
@@ -58,11 +64,11 @@ class Server:
         return httpx.Client(base_url=self.address, timeout=timeout, trust_env=False)
 
     def kill(self) -> None:
-        """As the system does when it is out of memory."""
+        """Kill the service, as a system does that is out of memory."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """As people and service managers do; its exit code."""
+        """End the service as users and service managers do; return its exit code."""
         return self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> int:
@@ -70,7 +76,7 @@ class Server:
         return self.wait()
 
     def wait(self) -> int:
-        """Until it has ended; its exit code."""
+        """Wait until the service has ended; return its exit code."""
         code = self.process.wait(60)
         self._reader.join(10)
         if self.process.stderr is not None:
@@ -88,5 +94,5 @@ def serving(avatars: Path, **environment: str) -> Iterator[Server]:
 
 
 def form(name: str, image: bytes) -> dict[str, tuple[str | None, str | bytes]]:
-    """The form of POST /avatars/custom."""
+    """Return the form of POST /avatars/custom."""
     return {"name": (None, name), "base_avatar_id": (None, BASE), "image": ("a.jpg", image)}

@@ -1,1 +1,1 @@
-"""Long trials of the real service, run by `make soak`; the suite runs short ones of the same."""
+"""Long trials of the real service. `make soak` runs them; the suite runs short versions."""

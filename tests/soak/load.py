@@ -1,4 +1,4 @@
-"""Mixed load for some minutes, in bounded numbers: memory and open files must stay flat.
+"""Put mixed load on the real service for some minutes. Its memory and its open files must stay flat.
 
 python -m tests.soak.load [--minutes 10]
 """
@@ -17,28 +17,28 @@ from pathlib import Path
 
 from ..helpers.server import Server, form, portrait, serving, write_demo
 
-#: Requests a second, all clients together.
-_RATE = 40
+#: Of all clients together.
+_REQUESTS_PER_SECOND = 40
 
-#: A small cache is full in a minute; the usual one would go on filling for long, and look like a leak.
+#: A cache of 1 MiB is full in a minute. The default one would keep filling, which looks like a leak.
 _SETTINGS = {"OPENTALKING_CACHE_MB": "1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the service and its workers hold: resident memory in MiB, open files."""
+    """The resident memory (in MiB) and the open files of a service or of its workers."""
 
     memory: float
     files: int
 
 
 def sample(server: Server) -> tuple[Sample, Sample]:
-    """Of the service itself, and of its children together."""
+    """Return a sample of the service, and one of all its descendants together."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         parents[int(fields["Pid"])] = int(fields["PPid"])
     family = [server.process.pid]
@@ -58,12 +58,12 @@ def _of_process(pid: int) -> Sample:
 
 
 def work(server: Server, image: bytes, until: float, counts: Counter[str], seed: int, clients: int) -> None:
-    """Lists, manifests, previews, uploads (good and bad) and deletes, at a bounded rate."""
+    """Send lists, manifests, previews, good and bad uploads and deletes, at this client's share of the rate."""
     chance = random.Random(seed)
     mine: list[str] = []
     with server.client() as client:
         while time.monotonic() < until:
-            time.sleep(chance.uniform(0, 2 * clients / _RATE))
+            time.sleep(chance.uniform(0, 2 * clients / _REQUESTS_PER_SECOND))
             kind = chance.random()
             if kind < 0.04:
                 answer = client.post("/avatars/custom", files=form("Soak", image))
@@ -85,7 +85,7 @@ def work(server: Server, image: bytes, until: float, counts: Counter[str], seed:
 
 
 def run(minutes: float, avatars: Path, clients: int = 8) -> tuple[Counter[str], list[tuple[Sample, Sample]]]:
-    """What was answered how often, and a sample every second."""
+    """Return how often clients got each answer, and the samples: one each second."""
     write_demo(avatars)
     counts: Counter[str] = Counter()
     image, samples = portrait(), []

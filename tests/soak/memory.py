@@ -1,4 +1,4 @@
-"""100 uploads of 10 MiB at the same time: how much memory the service and its workers take at most.
+"""Send 100 uploads of 10 MiB at the same time, and measure the most memory that the service and its workers take.
 
 python -m tests.soak.memory [--uploads 100]
 """
@@ -16,13 +16,18 @@ from pathlib import Path
 from ..helpers.server import form, portrait, serving, write_demo
 from .load import sample
 
-_SIZE = 10 * 1024 * 1024
+_IMAGE_BYTES = 10 * 1024 * 1024
 
 
 def run(uploads: int, avatars: Path) -> tuple[Counter[int], list[float], list[float], float]:
-    """Statuses; the resident memory of service and workers before, and at most (MiB); the slowest list (seconds)."""
+    """Return what was answered and measured.
+
+    Returns:
+        How often clients got each status; the resident memory of service and workers before the uploads, and the most
+        during them, in MiB; the seconds that the slowest list took.
+    """
     write_demo(avatars)
-    image = portrait().ljust(_SIZE, b"\0")
+    image = portrait().ljust(_IMAGE_BYTES, b"\0")
     with serving(avatars) as server, server.client() as client:
         client.post("/avatars/custom", files=form("Warm", portrait()))
         before = [part.memory for part in sample(server)]
