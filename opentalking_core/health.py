@@ -53,18 +53,33 @@ class Health(TypedDict):
         status: `ok`; `degraded`: avatars are served, but not all is well; `unavailable`: the store doesn't answer.
         store: the bundle store; like `detectors`, left out for strangers where reading needs a key.
         detectors: the mouth detectors, in the order in which they are asked.
+        plugins: what keeps other plugins from working, one sentence each, by plugin: failed imports and hooks. The
+            status doesn't depend on them.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
     store: NotRequired[StoreHealth]
     detectors: NotRequired[list[DetectorHealth]]
+    plugins: NotRequired[dict[str, list[str]]]
 
 
-def assess_health(store: StoreHealth, detectors: list[DetectorHealth]) -> Health:
-    """Return the whole's health. Without any working detector, the service is degraded."""
+def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]]) -> Health:
+    """Return the whole's health. Without any working detector, the service is degraded.
+
+    Args:
+        store: the store's health.
+        detectors: the health of each detector.
+        reported: what keeps plugins from working, by plugin.
+    """
     works = store["problem"] is None and any(detector["ok"] for detector in detectors)
     status: Literal["ok", "degraded", "unavailable"] = "ok" if works else "degraded"
-    return {"status": status if store["ok"] else "unavailable", "store": store, "detectors": detectors}
+    elsewhere = {store["plugin"], *(detector["plugin"] for detector in detectors)}
+    return {
+        "status": status if store["ok"] else "unavailable",
+        "store": store,
+        "detectors": detectors,
+        "plugins": {name: list(sentences) for name, sentences in reported.items() if name not in elsewhere},
+    }
 
 
 def assess_detectors(

@@ -311,7 +311,7 @@ class AvatarService:
             "avatars": len(self._catalog),
             "stale": store_problem is not None or not self._catalog.is_complete,
         }
-        return assess_health(store, self._portraits.assess_detectors(reported))
+        return assess_health(store, self._portraits.assess_detectors(reported), reported)
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
         """Read an avatar's manifest from the store, not from the cache."""

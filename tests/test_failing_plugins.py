@@ -235,6 +235,7 @@ def test_broken_model_types_lose_only_their_own(name: str, store_url: str) -> No
     broken = plugin("register_model_types", FAULTS[name].function)
     with running_service(store_url, plugins={"somebodys": broken, "fake": FakeMouth()}) as service:
         assert service.get("/avatars").status_code == 200
+        assert service.get("/health").json()["plugins"]["somebodys"] == [FAULTS[name].sentence]
     types = PluginHost().register(broken, "somebodys").load().model_types()
     assert {"mock", "wav2lip"} <= set(types)
     assert "lips" not in types

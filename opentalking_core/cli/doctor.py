@@ -106,6 +106,9 @@ def _server(server: str, api_key: str | None) -> Generator[Finding]:
     for detector in health["detectors"]:
         works = f"{detector['plugin']} works" if detector["ok"] else f"{detector['plugin']}: {detector['problem']}"
         yield Finding("detector", "ok" if detector["ok"] else "warning", works)
+    for plugin, sentences in health.get("plugins", {}).items():
+        for sentence in sentences:
+            yield Finding("plugins", "warning", f"{plugin}: {sentence}")
 
 
 def _installation(location: str | None, port: int) -> Generator[Finding]:
