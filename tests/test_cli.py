@@ -245,7 +245,7 @@ def test_the_environment_names_the_server_or_the_store(
 
 def test_what_is_no_server_is_named(run: Run) -> None:
     for address in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:many"):
-        assert f"{address!r} is no server's address" in run("list", "--server", address).stderr
+        assert f"{address!r} is not the address of a server" in run("list", "--server", address).stderr
     with socket.socket() as silent:  # bound, but nobody listens
         silent.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -280,7 +280,7 @@ def test_a_server_s_key_is_sent(run: Run, avatars: Path, photo: Path, monkeypatc
         assert "(--api-key or OPENTALKING_API_KEY)" in refused.stderr
         assert run("list", *server, "--api-key", "a-key-that-is-long-enough").exit_code == 0
         asked = run("doctor", *server)
-        assert "the server tells strangers no more than that" in asked.stdout
+        assert "the server tells only clients with a key more than that" in asked.stdout
         monkeypatch.setenv("OPENTALKING_API_KEY", "a-key-that-is-long-enough")
         assert "lists 2 avatars" in run("doctor", *server).stdout
         form = ("create", photo, "--name", "A", "--base", "demo-wav2lip")

@@ -1,1 +1,1 @@
-"""The plugins that come with the host; they are loaded like anybody's."""
+"""The plugins that come with the host. They are loaded by their entry points, like any other plugin."""

@@ -1,10 +1,10 @@
-"""The plugin `api_keys`: whoever sends one of the API's keys may do everything.
+"""The plugin `api_keys`: clients that send one of the API's keys may do everything.
 
     OPENTALKING_API_KEYS        the keys, comma-separated
     OPENTALKING_API_KEYS_FILE   a file of keys, one per line; blank lines and lines that begin with # don't count
 
-Both are read once, at the start: a key that is added or withdrawn counts after a restart, and no typo in the file can
-open or close a running service.
+Both are read once, at the start. A key that is added or removed takes effect at the next restart, so that a typo in the
+file can't open or close a running service.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from opentalking_core import PluginError, hookimpl
 
-#: Shorter keys can be guessed; `openssl rand -hex 32` makes one of 64 characters.
+#: Shorter keys, in characters, can be guessed; `openssl rand -hex 32` makes one of 64 characters.
 _SAFE_LENGTH = 20
 
 
 class ApiKeys:
-    """The keys of one host. They are kept as digests, so that no dump, log or error can show one."""
+    """The keys of one host, kept as digests so that no dump, log or error can show a key."""
 
     def __init__(self) -> None:
         given, file = os.environ.get("OPENTALKING_API_KEYS", ""), os.environ.get("OPENTALKING_API_KEYS_FILE", "")
@@ -46,19 +46,19 @@ class ApiKeys:
 
     @hookimpl
     def authorize(self, credentials: str | None) -> bool | None:
-        """True for a key, None for anything else: another plugin may know it. Raises PluginError: no file of keys."""
+        """Return True for a key and None for anything else. Raise PluginError if the file of keys can't be read."""
         if self._problem is not None:
             raise PluginError(self._problem)
         scheme, _, key = (credentials or "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        # Digests have one length, and all are compared whatever the first ones say: the time it takes tells nothing.
+        # Compare digests, which have one length, and compare all of them, so that the time taken reveals nothing.
         digest = _digest(key.strip().encode("latin-1", "replace"))  # as header bytes are decoded
         return True if sum([hmac.compare_digest(digest, known) for known in self._digests]) else None
 
     @hookimpl
     def report_problems(self) -> list[str]:
-        """A file that can't be read, and keys that are too short."""
+        """Report a file that can't be read, and keys that are too short."""
         problems = [self._problem] if self._problem else []
         if self._shortest < _SAFE_LENGTH:
             problems.append(

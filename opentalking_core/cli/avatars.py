@@ -1,4 +1,4 @@
-"""What the commands do with avatars: in a bundle store or through a server, with the same answers."""
+"""Work on avatars in a bundle store or through a server, with the same results."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Files of a store that are read at the same time.
-_READS = 16
+#: How many files of a store are read at the same time.
+_CONCURRENT_READS = 16
 
-#: Seconds that a server may take for an answer: an upload may wait in its queue, and a first detection loads a model.
-_PATIENCE = 120.0
+#: How long a server may take to answer: an upload may wait in its queue, and the first detection loads a model.
+_HTTP_TIMEOUT_SECONDS = 120.0
 
 
 class Avatars(Protocol):
     """The avatars of a store or of a server. Methods raise OpenTalkingError with a sentence for the user."""
 
     def summaries(self) -> list[AvatarSummary]:
-        """All that are not hidden, by id."""
+        """Return the avatars that are not hidden, by id."""
         ...
 
     def manifest(self, avatar_id: str) -> AvatarManifest:
-        """One avatar's manifest."""
+        """Return one avatar's manifest."""
         ...
 
     def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
@@ -54,7 +54,7 @@ class Avatars(Protocol):
         ...
 
     def check(self, image: BinaryIO) -> dict[str, Any]:
-        """Check a portrait without making an avatar of it: the body of POST /avatars/check."""
+        """Check a portrait without making an avatar of it; return the body of POST /avatars/check."""
         ...
 
 
@@ -74,11 +74,13 @@ def open_avatars(store: str | None, server: str | None, api_key: str | None) -> 
         api_key = api_key or os.environ.get("OPENTALKING_API_KEY")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            client = httpx.Client(base_url=server, headers=headers, timeout=_PATIENCE, follow_redirects=True)
+            client = httpx.Client(
+                base_url=server, headers=headers, timeout=_HTTP_TIMEOUT_SECONDS, follow_redirects=True
+            )
         except httpx.InvalidURL as error:
-            raise OpenTalkingError(f"{server!r} is no server's address: {error}") from None
+            raise OpenTalkingError(f"{server!r} is not the address of a server: {error}") from None
         if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
-            raise OpenTalkingError(f"{server!r} is no server's address: it looks like http://localhost:8000")
+            raise OpenTalkingError(f"{server!r} is not the address of a server, which looks like http://localhost:8000")
         with client:
             yield OnServer(client)
     else:
@@ -91,11 +93,11 @@ def open_avatars(store: str | None, server: str | None, api_key: str | None) -> 
 
 
 def existing_store(host: PluginHost, location: str) -> str:
-    """Return `location`; refuse a missing folder, which storage would make: a typo would look like no avatars.
+    """Return `location`. Refuse a missing folder: the store would make it, and a typo would look like no avatars.
 
     Raises:
         NotFound: there is no such folder.
-        InvalidURL: nor is there a plugin that could make it.
+        InvalidURL: there is no plugin for folders either.
     """
     if (folder := folder_of(location)) is not None and not folder.is_dir():
         host.open_bundle_store(location)
@@ -105,7 +107,7 @@ def existing_store(host: PluginHost, location: str) -> str:
 
 
 def folder_of(location: str) -> Path | None:
-    """The folder that a store's path or URL means; None if it is no folder."""
+    """Return the folder that a store's path or URL names, or None if it names no folder."""
     if location.startswith("file:"):
         return Path(unquote(urlsplit(location).path))
     return None if "://" in location else Path(location).expanduser()
@@ -119,10 +121,10 @@ async def read_each(
     Args:
         store: entered.
         read: reads one, given its id.
-        report: called with how many are read, and of how many, after each.
+        report: called after each bundle with the number of bundles that were read, and the number of all.
 
     Returns:
-        what `read` returned, or the NotFound or InvalidManifest that it raised, by id.
+        what `read` returned, or the NotFound or InvalidManifest that `read` raised, by id.
     """
     ids = sorted([bundle.avatar_id async for bundle in store.scan()])
     results: dict[str, T | OpenTalkingError] = {}
@@ -136,12 +138,12 @@ async def read_each(
                 results[avatar_id] = error
             report(len(results), len(ids))
 
-    await asyncio.gather(*(read_some() for _ in range(_READS)))
+    await asyncio.gather(*(read_some() for _ in range(_CONCURRENT_READS)))
     return dict(sorted(results.items()))
 
 
 class InStore:
-    """The avatars of a bundle store, worked on in this process.
+    """The avatars of a bundle store, processed in this process.
 
     Args:
         location: the store's folder or URL; the configured one if None.
@@ -152,14 +154,13 @@ class InStore:
         settings = read_settings()
         if location:
             settings = settings.model_copy(update={"avatars_dir": location})
-        # One picture at a time: a second worker would be started for nothing.
+        # A command has one picture, so a second worker process would be idle.
         self._settings = settings.model_copy(update={"portrait_workers": min(settings.portrait_workers, 1)})
         self._host = load_host(settings)
         self._runner = runner
         self._service: AvatarService | None = None
 
     def summaries(self) -> list[AvatarSummary]:
-        """See `Avatars.summaries`."""
         with progress("reading manifests") as report:
             found = self._runner.run(self._manifests(report))
         for avatar_id, manifest in found.items():
@@ -176,7 +177,6 @@ class InStore:
             return await read_each(store, read_manifest, report)
 
     def manifest(self, avatar_id: str) -> AvatarManifest:
-        """See `Avatars.manifest`."""
         return self._runner.run(self._manifest(avatar_id))
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
@@ -189,31 +189,28 @@ class InStore:
                 raise NotFound(f"there is no avatar {avatar_id!r} in {store.url}") from None
 
     def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
-        """See `Avatars.create`."""
         existing_store(self._host, self._settings.avatars_dir)
         return self._runner.run(self._opened_service().create(name, base, image.read()))
 
     def delete(self, avatar_id: str) -> None:
-        """See `Avatars.delete`."""
         existing_store(self._host, self._settings.avatars_dir)
         self._runner.run(self._opened_service().delete(avatar_id))
 
     def check(self, image: BinaryIO) -> dict[str, Any]:
-        """See `Avatars.check`."""
         return dataclasses.asdict(self._runner.run(self._opened_service().check(image.read())))
 
     def _store(self) -> BundleStore:
         return self._host.open_bundle_store(existing_store(self._host, self._settings.avatars_dir))[0]
 
     def _opened_service(self) -> AvatarService:
-        """Not entered: it connects to the store when it needs it, and to check a picture it doesn't."""
+        """Return a service that isn't entered: it connects to the store on demand, and `check` needs none."""
         from ..service import AvatarService
 
         self._service = self._service or AvatarService(self._settings, self._host)
         return self._service
 
     async def close(self) -> None:
-        """End the worker process and what else the service has started."""
+        """End the worker process and everything else that the service has started."""
         if self._service is not None:
             await self._service.__aexit__(None, None, None)
 
@@ -229,29 +226,24 @@ class OnServer:
         self._client = client
 
     def summaries(self) -> list[AvatarSummary]:
-        """See `Avatars.summaries`."""
         return [_summary(fields) for fields in self._ask("GET", "/avatars").json()]
 
     def manifest(self, avatar_id: str) -> AvatarManifest:
-        """See `Avatars.manifest`."""
         return AvatarManifest.parse(self._ask("GET", _avatar_path(avatar_id)).content)
 
     def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
-        """See `Avatars.create`."""
         data = {"name": name, "base_avatar_id": base}
         return _summary(self._ask("POST", "/avatars/custom", data=data, files={"image": ("portrait", image)}).json())
 
     def delete(self, avatar_id: str) -> None:
-        """See `Avatars.delete`."""
         self._ask("DELETE", _avatar_path(avatar_id))
 
     def check(self, image: BinaryIO) -> dict[str, Any]:
-        """See `Avatars.check`."""
         answer: dict[str, Any] = self._ask("POST", "/avatars/check", files={"image": ("portrait", image)}).json()
         return answer
 
     def health(self) -> dict[str, Any]:
-        """The body of GET /health, whatever its status."""
+        """Return the body of GET /health, with status 200 or 503."""
         answer: dict[str, Any] = self._ask("GET", "/health", accept=(200, 503)).json()
         return answer
 
@@ -262,7 +254,7 @@ class OnServer:
         try:
             response = self._client.request(method, path, **form)
         except httpx.TimeoutException:
-            raise OpenTalkingError(f"{server} did not answer within {_PATIENCE:.0f} seconds") from None
+            raise OpenTalkingError(f"{server} did not answer within {_HTTP_TIMEOUT_SECONDS:.0f} seconds") from None
         except httpx.HTTPError as error:
             raise OpenTalkingError(f"{server} can't be reached: {error}; is it the address of a server?") from None
         is_json = response.headers.get("content-type", "").startswith("application/json")
@@ -270,7 +262,7 @@ class OnServer:
             return response
         detail = response.json().get("detail") if is_json and isinstance(response.json(), dict) else None
         if response.status_code == 401:
-            raise OpenTalkingError(f"{detail or 'the server wants a key'} (--api-key or OPENTALKING_API_KEY)")
+            raise OpenTalkingError(f"{detail or 'the server requires a key'} (--api-key or OPENTALKING_API_KEY)")
         raise OpenTalkingError(
             detail or f"{server} answered {response.status_code} {response.reason_phrase}; is it an opentalking-core?"
         )

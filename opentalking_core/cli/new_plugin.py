@@ -12,7 +12,7 @@ import typer
 
 
 class Kind(enum.StrEnum):
-    """What a plugin can be."""
+    """The kinds of plugins that have a template."""
 
     storage = "storage"
     detector = "detector"
@@ -41,7 +41,7 @@ def new_plugin(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fail(f"{folder} is there already: name another one with --directory")
 
-    # A template is a plugin itself, named «example»; so it can be read, checked and tested like any other code.
+    # A template is itself a plugin, named "example", so that it is checked and tested like any other code.
     names = (
         ("opentalking-example", f"opentalking-{dashed}"),
         ("example://", f"{dashed}://"),
@@ -65,7 +65,7 @@ def new_plugin(
 
 
 def _taken(name: str) -> str | None:
-    """The distribution of the installed plugin of this name, if there is one."""
+    """Return the distribution of the installed plugin of this name, if there is one."""
     import importlib.metadata
 
     for entry_point in importlib.metadata.entry_points(group="opentalking", name=name):

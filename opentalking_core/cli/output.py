@@ -1,4 +1,4 @@
-"""What the commands share: where they print, and how they fail."""
+"""Functions that all commands use: to print, to fail, and to load settings and plugins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-#: Lines of what goes to a file or a program are as long as they are: `opentalking-core list | grep` needs whole rows.
+#: Lines are not wrapped for a file or a program: `opentalking-core list | grep` needs whole rows.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False)
 
@@ -43,19 +43,19 @@ def fail(message: str) -> NoReturn:
 
 
 def warn(message: str) -> None:
-    """Say something that the user should know, and go on."""
+    """Print a warning, and go on."""
     err.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
 class _Warnings(logging.Handler):
-    """What the program logs, in words: tracebacks are for a server's log."""
+    """Print log records as warnings, without tracebacks: these are for a server's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())
 
 
 def read_settings() -> Settings:
-    """The settings from the environment; a wrong one ends the command with a sentence that names its variable."""
+    """Return the settings from the environment. A wrong setting ends the command, naming its variable."""
     try:
         return Settings()
     except ValidationError as error:
@@ -63,7 +63,7 @@ def read_settings() -> Settings:
 
 
 def wrong_settings(error: ValidationError) -> list[str]:
-    """What is wrong with the settings, each sentence naming its variable."""
+    """Return one sentence about each wrong setting, naming its variable."""
     return [
         f"OPENTALKING_{str(fault['loc'][0]).upper()}={fault['input']}: {fault['msg']}"
         for fault in error.errors(include_url=False)
@@ -71,7 +71,7 @@ def wrong_settings(error: ValidationError) -> list[str]:
 
 
 def load_host(settings: Settings) -> PluginHost:
-    """The plugins that the settings choose. From here on, what the program logs shows as warnings."""
+    """Load the plugins that the settings choose. From here on, log records are printed as warnings."""
     log = logging.getLogger("opentalking_core")
     if not log.handlers:
         log.addHandler(_Warnings(logging.WARNING))
@@ -79,7 +79,7 @@ def load_host(settings: Settings) -> PluginHost:
 
 
 def mouth_in_words(metadata: Mapping[str, Any]) -> str | None:
-    """Where the mouth is, by a manifest's metadata; None if they don't say."""
+    """Describe where the mouth is, by a manifest's metadata; None if the metadata don't say it."""
     match metadata:
         case {"animation": {"mouth_center": [float(x), float(y)], "mouth_rx": float(rx), "mouth_ry": float(ry)}}:
             source = metadata.get("mouth_polygon_source", "an unknown source")
@@ -90,7 +90,7 @@ def mouth_in_words(metadata: Mapping[str, Any]) -> str | None:
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; yields what to call with how much is done, and of how much."""
+    """Show a progress bar on a terminal; yield a function that takes the amount done and the whole amount."""
     with _bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -98,13 +98,13 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def sending(path: Path, text: str) -> Iterator[BinaryIO]:
-    """A file, opened; how much of it was read shows as a progress bar on a terminal."""
+    """Open a file; a terminal shows how much of it has been read."""
     try:
         content = path.read_bytes()
     except OSError as error:
         fail(f"{path} can't be read: {error.strerror}")
     with _bar(DownloadColumn()) as bar:
-        # The answer counts as one byte more, so that the spinner turns until it is there.
+        # The answer counts as one more byte, so that the spinner turns until the answer arrives.
         yield bar.wrap_file(io.BytesIO(content), len(content) + 1, description=text)
 
 

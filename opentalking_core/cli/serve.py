@@ -15,7 +15,8 @@ import typer
 
 from .options import Store
 
-_OPEN_FILES = 65536
+#: How many files and connections the process may have open, if the system allows it.
+_MAX_OPEN_FILES = 65536
 
 
 def serve(
@@ -45,8 +46,8 @@ def serve(
         app = create_app(settings, host_of_plugins)
     if chosen_protection(settings, host_of_plugins) == "nothing" and not _is_loopback(host):
         err.print(
-            f"[yellow]warning:[/] whoever reaches {host}:{port} may create and delete avatars;"
-            " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that asks who it is",
+            f"[yellow]warning:[/] every client that reaches {host}:{port} may create and delete avatars;"
+            " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that authenticates clients",
             soft_wrap=True,
         )
     _check_port(host, port)
@@ -67,7 +68,7 @@ def serve(
 
 
 def _check_port(host: str, port: int) -> None:
-    """End the command with a sentence if the port can't be listened on; uvicorn would say it last, and in its words."""
+    """End the command with a sentence if the port can't be listened on; uvicorn's error comes late and is technical."""
     from .output import fail
 
     try:
@@ -91,21 +92,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def _allow_many_connections() -> None:
-    """Raise the limit of open files as far as the system grants: the usual 1024 are as many idle clients."""
+    """Raise the limit of open files as far as the system allows: the usual 1,024 are used up by 1,024 idle clients."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _OPEN_FILES), hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _MAX_OPEN_FILES), hard))
 
 
 def _log_config(plain: bool) -> dict[str, Any]:
-    """This project's messages from INFO up and everybody else's from WARNING up, on standard error.
+    """Return the configuration that logs to standard error: this project's records from INFO up, others from WARNING.
 
     Args:
-        plain: lines for people on a terminal; else JSON objects, one a line.
+        plain: log lines for people on a terminal; else one JSON object on each line.
     """
     from pythonjsonlogger.core import RESERVED_ATTRS
 

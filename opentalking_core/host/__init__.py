@@ -1,1 +1,1 @@
-"""Find plugins, and ask them."""
+"""Load plugins, and call their hooks."""

@@ -1,4 +1,4 @@
-"""HookCall: call one hook of one plugin, and name the plugin in whatever goes wrong."""
+"""HookCall: call one hook of one plugin, and name the plugin in every error."""
 
 from __future__ import annotations
 

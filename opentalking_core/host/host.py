@@ -133,7 +133,7 @@ class PluginHost:
 
         Raises:
             PluginError: it could not be loaded here, or returned something else than MouthLandmarks or None.
-            Exception: whatever the detector raises.
+            Exception: the detector raised it.
         """
         for call in self._calls("detect_mouth"):
             if call.info.name == detector:

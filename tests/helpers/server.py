@@ -39,7 +39,7 @@ def without_detectors() -> dict[str, str]:
 
 def write_demo(avatars: Path) -> None:
     """Write the demo avatars. BASE is one of them, and can be a base."""
-    subprocess.run([*COMMAND, "demo", "--if-empty", str(avatars)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*COMMAND, "demo", "--if-empty", "--store", str(avatars)], check=True, stdout=subprocess.DEVNULL)
 
 
 class Server:
