@@ -6,7 +6,7 @@
     ├── NotFound                no such avatar, or no such file in its bundle                    404
     ├── NotDeletable            the avatar is built in or hidden                                 403
     ├── AlreadyExists           a bundle of that id is there; nothing was written
-    ├── InvalidManifest         a manifest.json that can't be read
+    ├── InvalidManifest         a manifest.json can't be read
     ├── InvalidBundle           strict validation found errors; `problems` holds them all
     ├── InvalidURL              a bundle store's URL is wrong
     ├── Overloaded              more work than the machine can do; try again                     503

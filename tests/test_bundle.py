@@ -36,7 +36,7 @@ def problems(files: dict[str, int], avatar_id: str = "anna", **changes: Any) -> 
     return [(problem.severity, problem.where) for problem in found]
 
 
-def test_a_bundle_is_loaded_with_its_files(tmp_path: Path) -> None:
+def test_load_returns_manifest_and_files(tmp_path: Path) -> None:
     folder = make(tmp_path, "anna", ("preview.png", "frames/1.png", "frames/0.JPG", ".DS_Store", ".git/config"))
     bundle = load_avatar_bundle(folder)
     assert (bundle.avatar_id, bundle.path, bundle.manifest.name) == ("anna", folder, "Demo")
@@ -46,21 +46,21 @@ def test_a_bundle_is_loaded_with_its_files(tmp_path: Path) -> None:
     assert bundle.images_in("fram") == []
 
 
-def test_a_path_may_be_a_text_and_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_accepts_relative_str_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, "anna")
     assert load_avatar_bundle(str(tmp_path / "anna")).avatar_id == "anna"
     monkeypatch.chdir(tmp_path / "anna")
     assert load_avatar_bundle(".").avatar_id == "anna"
 
 
-def test_unknown_keys_are_kept(tmp_path: Path) -> None:
+def test_load_keeps_unknown_keys(tmp_path: Path) -> None:
     manifest = load_avatar_bundle(make(tmp_path, "anna", unknown={"a": 1}, metadata={"free": [1]})).manifest
     assert manifest.model_extra == {"unknown": {"a": 1}}
     assert json.loads(manifest.to_json()) == example_manifest("anna", unknown={"a": 1}, metadata={"free": [1]})
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_what_is_not_there_is_not_found(tmp_path: Path, strict: bool) -> None:
+def test_load_missing_folder_raises_not_found(tmp_path: Path, strict: bool) -> None:
     (tmp_path / "no-manifest").mkdir()
     (tmp_path / "a-file").write_text("x")
     for name in ("nothing", "no-manifest", "a-file"):
@@ -69,12 +69,12 @@ def test_what_is_not_there_is_not_found(tmp_path: Path, strict: bool) -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_manifest_that_cannot_be_read_names_folder_and_field(tmp_path: Path, strict: bool) -> None:
+def test_load_unreadable_manifest_names_folder_and_field(tmp_path: Path, strict: bool) -> None:
     with pytest.raises(InvalidManifest, match=r"anna.*fps"):
         load_avatar_bundle(make(tmp_path, "anna", fps="fast"), strict=strict)
 
 
-def test_strict_means_checked(tmp_path: Path) -> None:
+def test_load_strict_raises_invalid_bundle(tmp_path: Path) -> None:
     folder = make(tmp_path, "anna", ("frames/readme.txt",), model_type="wav2lip", id="ben")
     with pytest.raises(InvalidBundle) as caught:
         load_avatar_bundle(folder, strict=True)
@@ -85,12 +85,12 @@ def test_strict_means_checked(tmp_path: Path) -> None:
     assert load_avatar_bundle(folder, strict=False).manifest.id == "ben"
 
 
-def test_strict_is_the_default(tmp_path: Path) -> None:
+def test_load_is_strict_by_default(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundle):
         load_avatar_bundle(make(tmp_path, "anna", model_type="musetalk"))
 
 
-def test_a_good_bundle_has_no_problems() -> None:
+def test_validate_good_bundle_finds_no_problems() -> None:
     assert problems({"manifest.json": 9, "preview.png": 9}) == []
 
 
@@ -106,20 +106,20 @@ def test_a_good_bundle_has_no_problems() -> None:
         ({"preview.png": 9}, "anna", {"model_type": "flashtalk"}, [("error", "reference.png")]),
     ],
 )
-def test_each_problem_names_its_file_or_field(
+def test_validate_problem_names_its_file_or_field(
     files: dict[str, int], avatar_id: str, changes: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     assert problems(files, avatar_id, **changes) == expected
 
 
-def test_an_unknown_model_type_names_the_known_ones() -> None:
+def test_validate_unknown_model_type_names_the_known_ones() -> None:
     manifest = AvatarManifest.model_validate(example_manifest("anna", model_type="wav2lips"))
     (problem,) = validate_bundle(AvatarBundle("anna", manifest, {"preview.png": 9}), MODEL_TYPES)
     assert "wav2lips" in problem.message
     assert "quicktalk" in problem.message
 
 
-def test_the_folders_with_a_manifest_are_listed_by_name(tmp_path: Path) -> None:
+def test_list_avatar_dirs_returns_folders_with_a_manifest_by_name(tmp_path: Path) -> None:
     for name in ("ben", "anna", "李雷", ".hidden"):
         make(tmp_path, name)
     (tmp_path / "no-manifest").mkdir()
@@ -131,6 +131,6 @@ def test_the_folders_with_a_manifest_are_listed_by_name(tmp_path: Path) -> None:
     assert list_avatar_dirs(str(tmp_path)) == list_avatar_dirs(tmp_path)
 
 
-def test_a_folder_of_avatars_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_list_avatar_dirs_missing_folder_raises_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         list_avatar_dirs(tmp_path / "nowhere")

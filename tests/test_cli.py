@@ -103,7 +103,7 @@ def checking(where: tuple[str, ...]) -> tuple[str, ...]:
     return where if where[0] == "--server" else ()
 
 
-def test_an_avatar_is_made_listed_shown_and_deleted(run: Run, where: tuple[str, ...], photo: Path) -> None:
+def test_create_list_show_and_delete_an_avatar(run: Run, where: tuple[str, ...], photo: Path) -> None:
     made = run("create", photo, "--name", "Älice [red]", "--base", "demo-wav2lip", "--json", *where)
     assert made.exit_code == 0, made.output
     summary = json.loads(made.stdout)
@@ -125,7 +125,7 @@ def test_an_avatar_is_made_listed_shown_and_deleted(run: Run, where: tuple[str, 
     assert "2 avatars" in run("list", *where).stdout
 
 
-def test_deleting_asks_first(run: Run, where: tuple[str, ...], photo: Path) -> None:
+def test_delete_asks_for_confirmation(run: Run, where: tuple[str, ...], photo: Path) -> None:
     made = run("create", photo, "--name", "Alice", "--base", "demo-wav2lip", "--json", *where)
     avatar_id = json.loads(made.stdout)["id"]
     for answer in ("n\n", ""):
@@ -137,7 +137,7 @@ def test_deleting_asks_first(run: Run, where: tuple[str, ...], photo: Path) -> N
     assert run("show", avatar_id, *where).exit_code == 1
 
 
-def test_an_avatar_without_a_mouth_is_made_with_a_warning(run: Run, where: tuple[str, ...], black: Path) -> None:
+def test_create_without_a_mouth_warns(run: Run, where: tuple[str, ...], black: Path) -> None:
     made = run("create", black, "--name", "Night", "--base", "demo-wav2lip", *where)
     assert made.exit_code == 0
     assert made.stdout.startswith("made custom-night-")
@@ -145,7 +145,7 @@ def test_an_avatar_without_a_mouth_is_made_with_a_warning(run: Run, where: tuple
     assert "not located" in run("show", made.stdout.split()[1].strip(","), *where).stdout
 
 
-def test_what_cant_be_done_is_said_in_a_sentence(run: Run, where: tuple[str, ...], photo: Path) -> None:
+def test_failing_commands_print_one_sentence(run: Run, where: tuple[str, ...], photo: Path) -> None:
     for command, reason in (
         ("show nobody", "there is no avatar 'nobody'"),
         ("show ../../etc/passwd", "there is no avatar '../../etc/passwd'"),
@@ -163,7 +163,7 @@ def test_what_cant_be_done_is_said_in_a_sentence(run: Run, where: tuple[str, ...
         assert result.stderr.count("\n") == 1
 
 
-def test_a_portrait_is_checked(run: Run, where: tuple[str, ...], photo: Path, black: Path) -> None:
+def test_check_reports_each_check(run: Run, where: tuple[str, ...], photo: Path, black: Path) -> None:
     report = json.loads(run("check", photo, "--json", *checking(where)).stdout)
     assert report["mouth"]["mouth_polygon_source"] == "fake"
     found = run("check", photo, *checking(where))
@@ -175,9 +175,7 @@ def test_a_portrait_is_checked(run: Run, where: tuple[str, ...], photo: Path, bl
     assert nothing.exit_code == 1
 
 
-def test_the_mouth_is_located_and_drawn(
-    run: Run, where: tuple[str, ...], photo: Path, black: Path, tmp_path: Path
-) -> None:
+def test_detect_draws_the_mouth(run: Run, where: tuple[str, ...], photo: Path, black: Path, tmp_path: Path) -> None:
     found = run("detect", photo, "--overlay", tmp_path / "overlay.png", *checking(where))
     assert found.exit_code == 0, found.output
     assert found.stdout == "mouth at 50.0%, 60.0% of the picture, 20.0% wide, 10.0% high, by fake\n"
@@ -194,7 +192,7 @@ def test_the_mouth_is_located_and_drawn(
     assert not (tmp_path / "none.png").exists()
 
 
-def test_a_photo_taken_sideways_is_drawn_upright(run: Run, tmp_path: Path) -> None:
+def test_detect_draws_sideways_photo_upright(run: Run, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn it clockwise
     Image.new("RGB", (500, 400), "#c0a080").save(tmp_path / "sideways.jpg", exif=exif)
@@ -206,7 +204,7 @@ def test_a_photo_taken_sideways_is_drawn_upright(run: Run, tmp_path: Path) -> No
     assert "o.banana can't be written: unknown file extension" in failed.stderr
 
 
-def test_checking_a_portrait_leaves_no_folder_behind(run: Run, photo: Path, tmp_path: Path) -> None:
+def test_commands_make_no_missing_folder(run: Run, photo: Path, tmp_path: Path) -> None:
     run("check", photo)
     for command in (("list",), ("show", "a"), ("delete", "a", "--yes"), ("validate",), ("doctor",)):
         result = run(*command)
@@ -214,7 +212,7 @@ def test_checking_a_portrait_leaves_no_folder_behind(run: Run, photo: Path, tmp_
     assert not (tmp_path / "avatars").exists()
 
 
-def test_a_manifest_that_cant_be_read_is_a_warning(run: Run, avatars: Path) -> None:
+def test_list_warns_of_unreadable_manifest(run: Run, avatars: Path) -> None:
     (avatars / "broken").mkdir()
     (avatars / "broken" / "manifest.json").write_text("{")
     listed = run("list", "--store", avatars)
@@ -223,7 +221,7 @@ def test_a_manifest_that_cant_be_read_is_a_warning(run: Run, avatars: Path) -> N
     assert "warning: broken is left out: manifest.json can't be used" in listed.stderr
 
 
-def test_a_hidden_avatar_is_shown_but_not_listed(run: Run, where: tuple[str, ...], avatars: Path) -> None:
+def test_show_finds_hidden_avatar(run: Run, where: tuple[str, ...], avatars: Path) -> None:
     file = avatars / "demo-avatar" / "manifest.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "metadata": {"hidden": True}}))
     assert "built in, hidden" in run("show", "demo-avatar", *where).stdout
@@ -232,9 +230,7 @@ def test_a_hidden_avatar_is_shown_but_not_listed(run: Run, where: tuple[str, ...
 # -- which avatars
 
 
-def test_the_environment_names_the_server_or_the_store(
-    run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_names_the_server_or_the_store(run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_AVATARS_DIR", str(avatars))
     assert "2 avatars" in run("list").stdout
     monkeypatch.setenv("OPENTALKING_SERVER", "http://127.0.0.1:1")
@@ -243,7 +239,7 @@ def test_the_environment_names_the_server_or_the_store(
     assert "exclude each other" in run("list", "--store", avatars, "--server", "http://127.0.0.1:1").stderr
 
 
-def test_what_is_no_server_is_named(run: Run) -> None:
+def test_wrong_server_address_is_named(run: Run) -> None:
     for address in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:many"):
         assert f"{address!r} is not the address of a server" in run("list", "--server", address).stderr
     with socket.socket() as silent:  # bound, but nobody listens
@@ -254,7 +250,7 @@ def test_what_is_no_server_is_named(run: Run) -> None:
         assert f"{url} can't be reached" in failed.stderr
 
 
-def test_another_program_s_answer_is_no_traceback(run: Run) -> None:
+def test_answer_of_another_program_is_one_sentence(run: Run) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -271,7 +267,7 @@ def test_another_program_s_answer_is_no_traceback(run: Run) -> None:
     assert "answered 200 OK; is it an opentalking-core?" in failed.stderr
 
 
-def test_a_server_s_key_is_sent(run: Run, avatars: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_key_is_sent_to_the_server(run: Run, avatars: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_API_KEYS", "a-key-that-is-long-enough")
     with running_service(str(avatars), protect="everything") as client:
         server = ("--server", str(client.base_url))
@@ -290,7 +286,7 @@ def test_a_server_s_key_is_sent(run: Run, avatars: Path, photo: Path, monkeypatc
 # -- validate and doctor
 
 
-def test_bundles_of_any_store_are_validated(run: Run) -> None:
+def test_validate_checks_bundles_of_any_store(run: Run) -> None:
     async def put() -> None:
         async with MemoryStore("memory://validate") as store:
             await store.create("good", {"manifest.json": _manifest("good"), "preview.png": b"x"})
@@ -306,7 +302,7 @@ def test_bundles_of_any_store_are_validated(run: Run) -> None:
     assert "3 bundles, 2 with errors" in table
 
 
-def test_a_folder_or_one_bundle_is_validated(run: Run, avatars: Path) -> None:
+def test_validate_checks_a_folder_or_one_bundle(run: Run, avatars: Path) -> None:
     assert "2 bundles, 0 with errors" in run("validate", "--store", avatars).stdout
     assert "1 bundles, 0 with errors" in run("validate", "--store", avatars / "demo-wav2lip").stdout
     (avatars / "demo-wav2lip").rename(avatars / "not an id")
@@ -327,9 +323,7 @@ def _findings(result: Result) -> dict[str, list[str]]:
     return found
 
 
-def test_the_doctor_finds_a_healthy_installation_healthy(
-    run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_healthy_installation_is_ok(run: Run, avatars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_PORTRAIT_WORKERS", "1")
     before = sorted(avatars.rglob("*"))
     result = run("doctor", "--store", avatars, "--port", _free_port(), "--json")
@@ -340,9 +334,7 @@ def test_the_doctor_finds_a_healthy_installation_healthy(
     assert [path for path in sorted(avatars.rglob("*")) if path.name != ".opentalking"] == before
 
 
-def test_the_doctor_says_what_is_broken(
-    run: Run, avatars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_names_what_is_broken(run: Run, avatars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module")
     monkeypatch.setenv("OPENTALKING_PLUGINS", str(tmp_path / "broken.py"))
     monkeypatch.setenv("OPENTALKING_AVATARS_DIR", "s4://bucket")
@@ -383,14 +375,14 @@ def test_serve_logs_warnings_of_loading_plugins_as_json(
     assert json.loads(first)["message"].startswith("there is no plugin 'mediapip'; installed: ")
 
 
-def test_the_doctor_explains_a_wrong_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_wrong_setting_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_CACHE_MB", "much")
     result = run("doctor")
     assert result.exit_code == 1
     assert "failed   settings   OPENTALKING_CACHE_MB=much: Input should be a valid integer" in result.stdout
 
 
-def test_the_doctor_notices_a_store_that_cant_be_written(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_read_only_store_warns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*args: object) -> None:
         from opentalking_core import StoreUnavailable
 
@@ -402,7 +394,7 @@ def test_the_doctor_notices_a_store_that_cant_be_written(run: Run, monkeypatch: 
     assert result.exit_code == 0
 
 
-def test_the_doctor_asks_a_server(run: Run, avatars: Path) -> None:
+def test_doctor_asks_a_server(run: Run, avatars: Path) -> None:
     with running_service(str(avatars)) as client:
         result = run("doctor", "--server", client.base_url, "--json")
         assert _findings(result)["store"] == ["ok"]
@@ -439,7 +431,7 @@ finally:
     assert "heavy: []" in done.stdout
 
 
-def test_the_shell_completes_commands(tmp_path: Path) -> None:
+def test_shell_completes_commands(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "_OPENTALKING_CORE_COMPLETE": "complete_bash",
@@ -451,16 +443,16 @@ def test_the_shell_completes_commands(tmp_path: Path) -> None:
     assert sorted(done.stdout.split()) == ["delete", "demo", "detect", "doctor"]
 
 
-def test_the_version_is_printed(run: Run) -> None:
+def test_version_is_printed(run: Run) -> None:
     assert run("--version").stdout.startswith("opentalking-core ")
 
 
-def test_wrong_usage_is_exit_code_2(run: Run) -> None:
+def test_wrong_usage_exits_with_2(run: Run) -> None:
     assert run("create", "photo.png").exit_code == 2
     assert run("banana").exit_code == 2
 
 
-def test_tables_hold_whole_ids_in_a_pipe(run: Run, avatars: Path) -> None:
+def test_list_prints_whole_ids_into_a_pipe(run: Run, avatars: Path) -> None:
     long = "x" * 150
     (avatars / "demo-avatar").rename(avatars / long)
     rows: list[str] = run("list", "--store", avatars).stdout.splitlines()

@@ -23,7 +23,7 @@ class TestBuiltInTypes(ModelTypeContract):
         return MODEL_TYPES[name]
 
 
-def test_there_are_the_documents_six() -> None:
+def test_built_in_types_are_the_six_of_the_bundle_format() -> None:
     assert set(NAMES) <= set(MODEL_TYPES)
     assert {name for name in NAMES if MODEL_TYPES[name].portrait_recipe} == {"wav2lip"}
 
@@ -57,7 +57,7 @@ def test_there_are_the_documents_six() -> None:
         ("mock", [], {}, None),
     ],
 )
-def test_each_type_asks_for_what_the_bundle_format_says(
+def test_type_reports_what_the_bundle_format_requires(
     name: str, files: list[str], metadata: dict[str, Any], where: str | None
 ) -> None:
     found = check(MODEL_TYPES[name], bundle(MODEL_TYPES[name], dict.fromkeys(files, 1), metadata))

@@ -48,14 +48,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subp
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_own_tests_pass(running: dict[str, subprocess.Popen[str]], kind: str) -> None:
+def test_new_plugin_passes_its_own_tests(running: dict[str, subprocess.Popen[str]], kind: str) -> None:
     output, _ = running[kind].communicate(timeout=300)
     assert running[kind].returncode == 0, output
     assert int(re.findall(r"(\d+) passed", output)[0]) > 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_a_package_under_its_own_name(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_plugin_is_a_package_under_its_own_name(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exit_code, output = new_plugin(kind, "fog-bank")
     assert exit_code == 0
@@ -96,7 +96,7 @@ def test_it_is_a_package_under_its_own_name(kind: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["", "-", "../fog", "fog/bank", "1fog", "fog.bank", "class", "Ünder", "fog;bank"])
-def test_a_name_that_can_t_be_one_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_plugin_rejects_impossible_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exit_code, output = new_plugin("storage", "--", name)
     assert exit_code == 1
@@ -104,7 +104,7 @@ def test_a_name_that_can_t_be_one_is_refused(name: str, tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_new_plugin_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     exit_code, output = new_plugin("storage", "fog", "--directory", tmp_path)
     assert exit_code == 1
@@ -112,7 +112,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_installed_plugin_s_name_is_taken(tmp_path: Path) -> None:
+def test_new_plugin_rejects_name_of_installed_plugin(tmp_path: Path) -> None:
     exit_code, output = new_plugin("storage", "local-storage", "--directory", tmp_path / "x")
     assert exit_code == 1
     assert "the plugin 'local_storage' is there already, from opentalking-local-storage" in output

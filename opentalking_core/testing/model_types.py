@@ -40,7 +40,7 @@ KEYS = (
     *("preprocessed", "quicktalk", "video", "source_video", "frame_metadata", "custom_avatar", "hidden"),
 )
 
-#: The files of odd bundles: path -> size.
+#: The files of odd bundles: path -> size in bytes.
 ODD_FILES: tuple[Mapping[str, int], ...] = (
     {},
     {MANIFEST: 2},
@@ -56,11 +56,10 @@ class ModelTypeContract(Contract):
 
     @pytest.fixture
     def model_type(self) -> ModelType:
-        """Supply this one."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `model_type`: your model type")
 
     def test_the_name_is_what_a_manifest_can_say(self, model_type: ModelType) -> None:
-        """A text without white space around it."""
+        """It is a text without white space around it."""
         name = model_type.name
         assert isinstance(name, str)
         assert name
@@ -113,14 +112,14 @@ class ModelTypeContract(Contract):
 def bundle(
     model_type: ModelType, files: Mapping[str, int] | None = None, metadata: Mapping[str, Any] | None = None
 ) -> AvatarBundle:
-    """A bundle of this type that is not in a folder."""
+    """Return a bundle of this type that is not in a folder."""
     fields = {"id": "anna", "model_type": model_type.name, "fps": 25, "sample_rate": 16000, "width": 64, "height": 64}
     manifest = AvatarManifest.model_validate(fields | {"metadata": dict(metadata or {})})
     return AvatarBundle("anna", manifest, files if files is not None else {MANIFEST: 100})
 
 
 def check(model_type: ModelType, checked: AvatarBundle) -> list[Problem]:
-    """Its problems, each of them sensible."""
+    """Return the problems of a bundle, and assert that each of them is well-formed."""
     problems = list(model_type.problems(checked))
     for problem in problems:
         assert isinstance(problem, Problem)

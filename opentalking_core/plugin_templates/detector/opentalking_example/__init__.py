@@ -1,4 +1,4 @@
-"""Finds mouths. Every plugin is imported at every start, so what is heavy is imported in the hooks."""
+"""A mouth detector. Every plugin is imported at every start, so import heavy packages inside the hooks."""
 
 from __future__ import annotations
 

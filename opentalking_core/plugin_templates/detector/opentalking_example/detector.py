@@ -1,4 +1,4 @@
-"""Where the mouth is. It works as it stands, on drawn portraits; photos need a model: put yours in the place of this.
+"""Find mouths in drawn portraits. Replace this module with your own model: photos need one.
 
 The picture is compared with patterns of a drawn face at many sizes (normalized cross-correlation).
 """
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
     Grey = NDArray[np.float64]
 
-#: Pictures are shrunk to so many pixels on their longer side; a face is found from a seventh of that on.
+#: The longer side of the shrunk picture, in pixels. The smallest face that is found has a seventh of this width.
 _SIZE = 112
 
-#: From one size of the patterns to the next.
+#: The ratio of one size of the patterns to the next smaller one.
 _STEP = 1.05
 
-#: Correlations below are no face. Noise reaches 0.45; drawn faces 0.6 to 0.9.
+#: The least correlation of a face. Noise reaches 0.45; drawn faces reach 0.6 to 0.9.
 _LIKE_A_FACE = 0.5
 
-#: From brows to chin: left, top, right and bottom from the middle of the face, where a face is 1 wide.
+#: The pattern, from brows to chin: left, top, right and bottom, from the middle of a face of width 1.
 _PATTERN = (-0.36, -0.28, 0.36, 0.60)
 
-#: Likewise the whole face, hair excepted.
+#: The whole face without hair, in the same units.
 _FACE = (-0.5, -0.55, 0.5, 0.68)
 
 
 class Pattern(NamedTuple):
-    """What a face looks like, and where its mouth is, as fractions of the pattern's width and height."""
+    """A picture of a face, and where the mouth is in it, as fractions of the pattern's width and height."""
 
     image: Image.Image
     mouth: Point
@@ -49,7 +49,7 @@ class Pattern(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """How like a pattern the shrunk picture is where it is most like it: there, and that large, in its pixels."""
+    """The place where the shrunk picture is most like a pattern, in pixels, and how like it is there."""
 
     likeness: float
     pattern: Pattern

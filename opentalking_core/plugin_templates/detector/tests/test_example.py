@@ -24,7 +24,7 @@ class TestExample(MouthDetectorContract):
         return opentalking_example
 
 
-def test_an_uploaded_portrait_gets_its_mouth() -> None:
+def test_uploaded_portrait_gets_its_mouth() -> None:
     manifest = json.dumps(example_manifest("base", model_type="wav2lip")).encode()
     asyncio.run(MemoryStore("memory://detector").create("base", {"manifest.json": manifest}))
     portrait, picture = draw_portrait(), io.BytesIO()

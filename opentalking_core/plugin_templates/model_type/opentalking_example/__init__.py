@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 EXPRESSIONS = ("neutral", "smiling")
 
-#: Where a portrait's PNG goes, and what the new manifest's metadata then say.
+#: The paths that a portrait's PNG is written to, and the metadata of the new manifest.
 RECIPE = PortraitRecipe(("reference.png", "preview.png"), {"expression": "neutral"})
 
 
 @dataclass(frozen=True)
 class ExampleType:
-    """It animates one still, `reference.png`, with the expression that the manifest's metadata name.
+    """A model type that animates one still, `reference.png`, with the expression named in the manifest's metadata.
 
     Args:
         name: what a manifest's `model_type` says.
@@ -31,7 +31,7 @@ class ExampleType:
     portrait_recipe: PortraitRecipe | None = RECIPE
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """Yield what keeps this type from driving `bundle`; people write bundles by hand, so expect anything."""
+        """Yield what keeps this type from driving `bundle`. Expect any content: people write bundles by hand."""
         if "reference.png" not in bundle.files:
             yield Problem("error", "reference.png", "is missing: it is the still that is animated")
         expression = bundle.manifest.metadata.get("expression", "neutral")

@@ -21,24 +21,24 @@ class TestExampleType(ModelTypeContract):
         return ExampleType()
 
 
-def test_a_bundle_needs_its_still() -> None:
+def test_bundle_without_its_still_has_an_error() -> None:
     (problem,) = ExampleType().problems(bundle(ExampleType()))
     assert (problem.severity, problem.where) == ("error", "reference.png")
 
 
-def test_a_bundle_needs_an_expression_that_exists() -> None:
+def test_unknown_expression_is_an_error() -> None:
     checked = bundle(ExampleType(), {"reference.png": 1000}, {"expression": "bored"})
     (problem,) = ExampleType().problems(checked)
     assert problem.where == "metadata.expression"
     assert "'bored'" in problem.message
 
 
-def test_a_portrait_becomes_an_avatar_of_this_type() -> None:
+def test_portrait_becomes_an_avatar_of_this_type() -> None:
     manifest = json.dumps(example_manifest("base", model_type="example")).encode()
     asyncio.run(MemoryStore("memory://model-type").create("base", {"manifest.json": manifest}))
     picture = io.BytesIO()
     draw_portrait().image.save(picture, "PNG")
-    # Not "example", so that the test also runs where the plugin is installed under that name, and disabled.
+    # The installed plugin "example" is disabled, so that only the one under test is used.
     plugins = {"under_test": opentalking_example}
     with running_service("memory://model-type", plugins=plugins, disable_plugins=("example",)) as client:
         form = {"name": "Alice", "base_avatar_id": "base"}

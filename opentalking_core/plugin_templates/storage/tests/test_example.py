@@ -30,7 +30,7 @@ class TestExampleStore(BundleStoreContract):
         return ExampleStore(f"example://{tmp_path}/file/avatars.db")
 
 
-def test_a_url_without_a_file_is_refused() -> None:
+def test_url_without_a_file_is_rejected() -> None:
     for url in ("example://", "example:///", "example://host/avatars.db"):
         with pytest.raises(InvalidURL, match="names no file"):
             ExampleStore(url)
@@ -40,12 +40,12 @@ def test_other_urls_are_left_to_other_plugins() -> None:
     assert opentalking_example.open_bundle_store("file:///srv/avatars") is None
 
 
-def test_a_server_makes_lists_and_deletes_avatars_in_it(tmp_path: Path) -> None:
+def test_server_creates_lists_and_deletes_avatars(tmp_path: Path) -> None:
     url = f"example://{tmp_path}/avatars.db"
     asyncio.run(_put(url, example_manifest("base", model_type="wav2lip")))
     picture = io.BytesIO()
     draw_portrait().image.save(picture, "PNG")
-    # Not "example", so that the test also runs where the plugin is installed under that name, and disabled.
+    # The installed plugin "example" is disabled, so that only the one under test is used.
     with running_service(url, plugins={"under_test": opentalking_example}, disable_plugins=("example",)) as client:
         form = {"name": "Alice", "base_avatar_id": "base"}
         made = client.post("/avatars/custom", data=form, files={"image": picture.getvalue()}).json()
