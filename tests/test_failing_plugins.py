@@ -94,10 +94,10 @@ FAULTS = {
     "types exits": Fault("register_model_types", raises(SystemExit()), "register_model_types called sys.exit()"),
     "types stops midway": Fault("register_model_types", fails_midway, "register_model_types raised KeyError: 'two'"),
     "types is a str": Fault(
-        "register_model_types", returns("wav2lip"), "register_model_types returned str, not an iterable of object"
+        "register_model_types", returns("wav2lip"), "register_model_types returned str, not an iterable of model types"
     ),
     "types is an int": Fault(
-        "register_model_types", returns(3), "register_model_types returned int, not an iterable of object"
+        "register_model_types", returns(3), "register_model_types returned int, not an iterable of model types"
     ),
     "types holds a str": Fault(
         "register_model_types",
@@ -141,14 +141,14 @@ FAULTS = {
     "fetch raises": Fault("fetch_models", raises(OSError("full")), "fetch_models raised OSError: full"),
     "fetch exits": Fault("fetch_models", raises(SystemExit("no")), "fetch_models called sys.exit('no')"),
     "fetch gives up": Fault("fetch_models", raises(PluginError("download it by hand")), "download it by hand"),
-    "fetch is a str": Fault("fetch_models", returns("a.task"), "fetch_models returned str, not an iterable of Path"),
+    "fetch is a str": Fault("fetch_models", returns("a.task"), "fetch_models returned str, not an iterable of paths"),
     "fetch holds a str": Fault("fetch_models", returns(["a.task"]), "fetch_models yielded str, not Path"),
     "report raises": Fault("report_problems", raises(ValueError()), "report_problems raised ValueError"),
     "report exits": Fault("report_problems", raises(SystemExit("no")), "report_problems called sys.exit('no')"),
     "report is a str": Fault(
-        "report_problems", returns("no model"), "report_problems returned str, not an iterable of str"
+        "report_problems", returns("no model"), "report_problems returned str, not an iterable of texts"
     ),
-    "report is an int": Fault("report_problems", returns(1), "report_problems returned int, not an iterable of str"),
+    "report is an int": Fault("report_problems", returns(1), "report_problems returned int, not an iterable of texts"),
     "report holds an int": Fault("report_problems", returns([3]), "report_problems yielded int, not str"),
     "startup raises": Fault("startup", raises(OSError("gone")), "startup raised OSError: gone"),
     "startup exits": Fault("startup", raises(SystemExit("no")), "startup called sys.exit('no')"),

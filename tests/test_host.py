@@ -270,6 +270,7 @@ def test_register_wrong_hook_raises_naming_plugin_and_hook(plugin: object, words
         fresh.register(plugin, "somebodys")
     for word in ("somebodys", *words):
         assert word in str(caught.value)
+    assert " at 0x" not in str(caught.value)
     assert fresh.detectors() == [], "it is not half registered"
     fresh.register(FakeMouth(), "somebodys")
     assert len(fresh.detectors()) == 1

@@ -64,8 +64,12 @@ class HookCall:
         except PLUGIN_EXCEPTIONS as error:
             raise self._translate(error) from error
 
-    def items(self, kind: type[T]) -> list[T]:
+    def items(self, kind: type[T], described: str) -> list[T]:
         """Call a hook that takes no arguments and returns an iterable of `kind`, and check what it returns.
+
+        Args:
+            kind: the type of the items.
+            described: the items in the error's words, such as "texts".
 
         Raises:
             HookFailed: the plugin raised, or returned something else.
@@ -74,14 +78,14 @@ class HookCall:
         if result is None:
             return []
         if isinstance(result, str | bytes):
-            raise self.wrong_result(result, f"an iterable of {kind.__name__}")
+            raise self.wrong_result(result, f"an iterable of {described}")
         try:
             with restored_sys_path():
                 found = list(result)
         except TypeError as error:
             if hasattr(result, "__iter__"):
                 raise self._translate(error) from error
-            raise self.wrong_result(result, f"an iterable of {kind.__name__}") from None
+            raise self.wrong_result(result, f"an iterable of {described}") from None
         except PLUGIN_EXCEPTIONS as error:  # the hook is a generator
             raise self._translate(error) from error
         for item in found:

@@ -203,7 +203,7 @@ class PluginHost:
         """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
         for call in self._calls("fetch_models"):
             try:
-                yield call.info.name, call.items(Path)
+                yield call.info.name, call.items(Path, "paths")
             except HookFailed as failure:
                 yield call.info.name, PluginError(failure.reason)
 
@@ -212,7 +212,7 @@ class PluginHost:
         warnings = {info.name: [info.reason] for info in self._loader.failed}
         for call in self._calls("report_problems"):
             try:
-                found = call.items(str)
+                found = call.items(str, "texts")
             except HookFailed as failure:
                 found = [failure.reason]
             warnings.setdefault(call.info.name, []).extend(found)
@@ -306,7 +306,7 @@ def _checked_store(call: HookCall, store: Any) -> BundleStore:
 def _model_types_of(call: HookCall) -> dict[str, ModelType]:
     """Return one plugin's model types by name. Raise HookFailed if one of them is none."""
     types: dict[str, ModelType] = {}
-    registered: list[Any] = call.items(object)
+    registered: list[Any] = call.items(object, "model types")
     for model_type in registered:
         name = _member(call, model_type, "name")
         if not (isinstance(name, str) and name.strip()):

@@ -125,7 +125,8 @@ class PluginLoader:
         except (pluggy.PluginValidationError, ValueError) as error:
             if self.manager.has_plugin(info.name):
                 self.manager.unregister(name=info.name)
-            raise PluginError(f"plugin {info.name} doesn't fit the hooks: {_one_line(error)}") from error
+            reason = _one_line(error).removesuffix(f" in plugin {plugin!r}")
+            raise PluginError(f"plugin {info.name} doesn't fit the hooks: {reason}") from error
         callers = self.manager.get_hookcallers(plugin) or []
         for caller in callers:
             if any(inspect.iscoroutinefunction(i.function) for i in caller.get_hookimpls() if i.plugin is plugin):
