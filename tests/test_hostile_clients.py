@@ -49,12 +49,12 @@ class Watched(http_protocol.LimitedHttpProtocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.looks_after_each_piece:
-            self.look()
+            self.check_progress()
         self.bytes_received += len(data)
 
     def look_now(self) -> None:
         looked = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (self.look(), looked.set()))
+        self.loop.call_soon_threadsafe(lambda: (self.check_progress(), looked.set()))
         assert looked.wait(30)
 
 
@@ -141,7 +141,7 @@ def test_trailers_that_do_not_end(service: httpx.Client) -> None:
 
 
 def test_a_head_that_does_not_come(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     with running_service(store_url) as service:
         for start in (
             b"",
@@ -183,7 +183,7 @@ def test_a_body_that_nobody_needs_is_not_waited_for(service: httpx.Client, metho
 def test_hardly_anything_after_an_answer(
     store_url: str, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes, piece: bytes, times: int
 ) -> None:
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     with running_service(store_url) as service, connection(service) as sock:
         sock.sendall(request_bytes)
         next_answer(sock)
@@ -270,7 +270,7 @@ def test_an_answer_that_is_not_read(
     store_url: str, preview: bytes, monkeypatch: pytest.MonkeyPatch, cache_mb: int
 ) -> None:
     """One from memory is complete for the server, so that the keep-alive timeout closes the connection."""
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     monkeypatch.setattr(Watched, "keep_alive_seconds", 0.1)
     with running_service(store_url, cache_mb=cache_mb) as service, narrow_connection(service) as sock:
         sock.sendall(PREVIEW)
@@ -305,7 +305,7 @@ def test_no_refusal_in_the_midst_of_an_answer(store_url: str, preview: bytes, no
 
 
 def test_an_upload_that_trickles_gives_its_place_back(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "SECONDS_TO_BEGIN", 0.4)
+    monkeypatch.setattr(upload, "UPLOAD_GRACE_SECONDS", 0.4)
     with running_service(store_url, upload_queue=1) as service, connection(service) as sock:
         sock.sendall(HEAD + b"Content-Length: 100000\r\n\r\n--b\r\n")
         while service.post("/avatars/custom").status_code != 503:  # it has the only place
@@ -329,8 +329,8 @@ def test_an_upload_that_trickles_gives_its_place_back(store_url: str, monkeypatc
 def test_an_upload_that_is_slow_but_steady_is_taken(
     store_url: str, base: str, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "SECONDS_TO_BEGIN", 0.5)
-    monkeypatch.setattr(upload, "BYTES_PER_SECOND", 200)
+    monkeypatch.setattr(upload, "UPLOAD_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(upload, "MIN_BYTES_PER_SECOND", 200)
     with running_service(store_url) as service, connection(service) as sock:
         form = b"".join(
             b'--b\r\nContent-Disposition: form-data; name="' + name + b'"; filename=a\r\n\r\n' + value + b"\r\n"

@@ -466,7 +466,7 @@ def slow_reader(caplog: pytest.LogCaptureFixture) -> Iterator[SlowReader]:
 def test_lines_that_nobody_reads_do_not_fill_the_memory(
     store_url: str, slow_reader: SlowReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observability, "_MOST_LINES", 20)
+    monkeypatch.setattr(observability, "_MAX_QUEUED_LINES", 20)
     with running_service(store_url, access_log=True) as service:
         ask(service, "/avatars")
         wait_for(slow_reader.has_one.is_set)
@@ -483,7 +483,7 @@ def test_lines_that_nobody_reads_do_not_fill_the_memory(
     *lines, gap, afterwards = slow_reader.taken
     assert {line.levelname for line in lines} == {"INFO"}
     assert gap.levelname == "WARNING"
-    assert gap.getMessage().startswith("34 requests have no line here")
+    assert gap.getMessage().startswith("dropped the lines of 34 requests")
     assert afterwards.__dict__["request_id"] == "afterwards"
 
 

@@ -48,16 +48,16 @@ KiB = 1024
 def given_again(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many answers were given again, by path: without it, a test of those could pass because there were none."""
     counted: Counter[str] = Counter()
-    answer = replay.Replay.answer
+    answer = replay.ReplayMiddleware.replay
 
-    async def counting(self: replay.Replay, scope: dict[str, Any], send: Any) -> bool:
+    async def counting(self: replay.ReplayMiddleware, scope: dict[str, Any], send: Any) -> bool:
         async def count_and_send(message: dict[str, Any]) -> None:
             counted[scope["path"]] += message["type"] == "http.response.start"
             await send(message)
 
         return await answer(self, scope, count_and_send)
 
-    monkeypatch.setattr(replay.Replay, "answer", counting)
+    monkeypatch.setattr(replay.ReplayMiddleware, "replay", counting)
     return counted
 
 
@@ -464,7 +464,7 @@ def test_lists_are_not_kept_by_answers(
 @pytest.mark.usefixtures("anna")
 def test_a_list_is_compressed_once_for_all(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests at the same time, in words of their own: the answers that are kept to them are one body."""
-    compress, arrive = gzip.compress, replay.Replay.answer
+    compress, arrive = gzip.compress, replay.ReplayMiddleware.replay
     compressed: list[bytes] = []
     arrived = 0
     all_arrived = threading.Event()
@@ -486,7 +486,7 @@ def test_a_list_is_compressed_once_for_all(service: httpx.Client, monkeypatch: p
 
     ask(service, LIST)
     monkeypatch.setattr(gzip, "compress", compress_when_all_have_arrived)
-    monkeypatch.setattr(replay.Replay, "answer", note_arrival)
+    monkeypatch.setattr(replay.ReplayMiddleware, "replay", note_arrival)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask_for_it, range(1, 9)))
     assert [answer.body for answer in answers] == compressed * 8
@@ -517,7 +517,7 @@ def pipeline(service: httpx.Client, heads: Iterable[bytes]) -> None:
 def test_what_clients_make_up_is_not_kept(
     store_url: str, grown: Any, monkeypatch: pytest.MonkeyPatch, heads: list[bytes]
 ) -> None:
-    monkeypatch.setattr(replay, "_MOST_ANSWERS", 200)  # to reach 4096 takes long
+    monkeypatch.setattr(replay, "_MAX_RESPONSES", 200)  # to reach 4096 takes long
     with running_service(store_url) as service:
         pipeline(service, heads[:5])
         grown()
