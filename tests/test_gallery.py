@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,8 @@ import pytest
 from PIL import Image
 
 from opentalking_core.testing.running import running_service
+
+from .helpers.browser import running_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from opentalking_core.testing.fixtures import FakeMouth, PutBundle
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)><b>Bob</b>"
 KEY = "a-key-that-nobody-would-guess"
 
@@ -109,16 +108,8 @@ def test_page_needs_no_key_if_everything_else_does(store_url: str, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium to test the gallery in: apt-get install chromium")
-    quiet = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    if os.geteuid() == 0:
-        quiet.append("--no-sandbox")  # Chromium's doesn't work for root
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
+    with running_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture

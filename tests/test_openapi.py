@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,8 @@ from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
+from .helpers.browser import running_chromium
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis")
 
 HERE = Path(__file__).parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 #: Bounds a hanging run. A run takes 20 seconds on an idle machine, and ten times that on a busy one.
 SCHEMATHESIS_SECONDS = 900
@@ -261,7 +261,6 @@ def test_docs_without_swagger_ui_says_how_to_install_it(store_url: str, monkeypa
         assert service.get("/docs/swagger-ui.css").status_code == 404
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_docs_sends_requests_with_a_key_and_without_breaking_its_policy(
     store_url: str, put_bundle: PutBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,8 +270,7 @@ def test_docs_sends_requests_with_a_key_and_without_breaking_its_policy(
     monkeypatch.setenv("OPENTALKING_API_KEYS", key)
     put_bundle("demo-avatar", {}, {"preview.png": draw_png()})
     complaints: list[str] = []
-    with running_service(store_url, protect="everything") as service, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_service(store_url, protect="everything") as service, running_chromium() as browser:
         page = browser.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -293,7 +291,6 @@ def test_docs_sends_requests_with_a_key_and_without_breaking_its_policy(
         sync_api.expect(response_to("avatars-list_avatars")).to_contain_text('"id": "demo-avatar"')
         picture = response_to("avatars-get_preview").locator("img")
         sync_api.expect(picture).to_have_js_property("naturalWidth", 60)
-        browser.close()
     assert complaints == []
 
 

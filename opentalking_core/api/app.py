@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import falcon
 import falcon.asgi
@@ -13,7 +13,7 @@ from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
 from .access import Access
-from .asgi import ASGIApp, DispatchBeforeBody
+from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
 from .docs import docs_routes
@@ -29,6 +29,8 @@ from .replay import ReplayMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from .asgi import ASGIApp
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
         host = PluginHost(PluginChoice(settings.plugins, settings.disable_plugins, settings.detectors)).load()
     service = AvatarService(settings, host)
     observability = Observability(service.metrics, settings.access_log)
-    app: ASGIApp = DispatchBeforeBody(_falcon_app(settings, host, service, observability))
+    falcon_app = _falcon_app(settings, host, service, observability)
+    app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
     if settings.protect != "everything":  # where reading needs a key, a response is not for every client
         app = ReplayMiddleware(app, observability)
     return app

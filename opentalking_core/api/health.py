@@ -54,7 +54,7 @@ class HealthResource:
 
 
 class HealthzResource(HealthResource):
-    """The same, at the path that Kubernetes' examples use."""
+    """Serves the same at /healthz, the path of the examples of Kubernetes."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": dataclasses.replace(HealthResource.operations["GET"], id="get_healthz", alias_of="get_health")

@@ -26,7 +26,7 @@ PROGRESS_CHECK_SECONDS = 30.0
 #: Limit of a request line and headers. The chunk in which they start does not count.
 MAX_HEAD_BYTES = 64 * 1024
 
-#: Limit of a request without Content-Length, whatever it consists of: uploads are smaller.
+#: Limit of a request without Content-Length, in total. Uploads are smaller.
 _MAX_UNANNOUNCED_BYTES = 16 * 1024 * 1024
 
 #: How many requests may wait on a connection. They arrive in one chunk, of up to 256 KiB.
@@ -131,7 +131,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return any(name == b"content-length" for name, _ in self.scope["headers"])
 
     def _count_unread_bytes(self) -> int:
-        """Return the bytes that wait for the client, if the response or the end of the connection waits for it too."""
+        """Return how many bytes wait for the client to read, if the app or the end of the connection waits for that."""
         if not (self.flow.write_paused or self.transport.is_closing()):
             return 0
         unread = self.transport.get_write_buffer_size()

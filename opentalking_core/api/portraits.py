@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import errors
@@ -57,7 +57,7 @@ _FORM_FIELDS: dict[str, dict[str, Any]] = {
 Form = TypeVar("Form")
 
 
-class _PortraitResource(ReservedIdResource, Generic[Form]):
+class _PortraitResource(ReservedIdResource, ABC, Generic[Form]):
     """Reads a form while it holds one of the places for uploads, and answers with a dataclass as JSON."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
