@@ -111,7 +111,7 @@ def openapi_document(routes: Mapping[str, object]) -> Json:
 def _path_item(path: str, resource: object) -> Json:
     operations: Mapping[str, Operation] = getattr(resource, "operations", {})
     item: Json = {}
-    for method in falcon.COMBINED_METHODS:
+    for method in dict.fromkeys(("GET", *falcon.COMBINED_METHODS)):  # GET first, for readers
         if not hasattr(resource, f"on_{method.lower()}"):
             continue
         described = operations.get("GET" if method == "HEAD" else method)
