@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: The file that makes a bundle exist.
 MANIFEST = "manifest.json"
 
+#: The picture that represents a bundle in lists.
+PREVIEW = "preview.png"
+
 
 @dataclass(frozen=True, slots=True)
 class BundleVersion:
