@@ -99,7 +99,7 @@ class ExampleStore:
             raise StoreUnavailable(f"{self.url} can't be opened: {error}") from error
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """Yield every bundle."""
+        """Yield every bundle that is there."""
         for avatar_id, version in await self._query("SELECT avatar_id, version FROM bundles"):
             yield BundleVersion(avatar_id, version)
 
