@@ -15,9 +15,9 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please r
 NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>No.</Message></Error>"
 FORBIDDEN = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
 
-#: What happens to a request. "pass" forwards it. "slow down", "not implemented" and "forbid" refuse it with 503, 501 and
-#: 403. "drop" closes the connection before the request is forwarded; "lose answer" closes it afterwards, so that the
-#: server acts and the response is lost. "hang" never responds. "pretend" responds 200 without forwarding.
+#: What happens to a request. "pass" forwards it. "slow down", "not implemented" and "forbid" refuse it with 503, 501
+#: and 403. "drop" closes the connection before the request is forwarded; "lose answer" closes it afterwards, so that
+#: the server acts and the response is lost. "hang" never responds. "pretend" responds 200 without forwarding.
 Fate = Literal["pass", "slow down", "not implemented", "forbid", "drop", "lose answer", "hang", "pretend"]
 
 
