@@ -213,7 +213,7 @@ def test_copy_compares_with_bundle_that_another_writer_created_meanwhile(
         source, target = MemoryStore(f"memory://{unique}-source"), ClaimedStore(f"memory://{unique}-target")
         target.refusals, target.created_by_other = 1, by_other
         await source.create("anna", BUNDLE)
-        (result,) = await copy_all(source, target)
+        (result,) = await copy_all(source, target, wait_seconds=0, poll_seconds=0)
         assert result.outcome == outcome
 
     asyncio.run(scenario())
