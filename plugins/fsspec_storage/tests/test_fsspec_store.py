@@ -66,7 +66,7 @@ def test_wrong_timeout_is_refused_with_its_variable(monkeypatch: pytest.MonkeyPa
         open_bundle_store("fsspec+memory://x")
 
 
-def test_store_keeps_no_locks_of_ids_that_nobody_writes() -> None:
+def test_store_keeps_no_locks_of_idle_ids() -> None:
     async def scenario() -> None:
         async with FsspecStore(f"fsspec+memory://{uuid.uuid4().hex}") as store:
             await asyncio.gather(*(store.create(f"avatar-{n}", bundle()) for n in range(5)))

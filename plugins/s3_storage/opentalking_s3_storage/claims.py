@@ -125,7 +125,7 @@ class Claims:
             pause = min(pause * 2, _MAX_PAUSE_SECONDS)
 
     def _is_free(self, key: str, found: Object) -> bool:
-        """Return whether nobody works under a claim that exists. The caller holds the lock of the id."""
+        """Return whether an existing claim has no living holder. The caller holds the lock of the id."""
         # This process wrote the claim, and the lock shows that no task of ours holds it: an earlier release failed.
         if (found.data or b"").startswith(self._token) and key not in self._kept:
             return True

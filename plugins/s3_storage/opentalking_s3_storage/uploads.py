@@ -23,7 +23,7 @@ async def upload(bucket: Bucket, contents: Mapping[str, bytes | AsyncIterable[by
 
     Raises:
         StoreFull, StoreUnavailable: a request failed.
-        Exception: whatever a stream in `contents` raises.
+        Exception: an exception of a stream in `contents` propagates.
     """
     slots, stop = asyncio.Semaphore(PARALLEL_UPLOADS), asyncio.Event()
 

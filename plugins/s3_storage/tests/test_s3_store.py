@@ -258,7 +258,7 @@ def test_create_with_unknown_outcome_leaves_whole_bundle(s3_url: str, proxy: Fau
 
 
 def test_delete_that_fails_after_the_manifest_has_deleted(s3_url: str, proxy: FaultyProxy) -> None:
-    """Without its manifest the bundle is gone, whatever happens to its other files."""
+    """Without its manifest the bundle is gone, even if its other files stay."""
 
     async def scenario() -> None:
         async with S3Store(s3_url) as store:
