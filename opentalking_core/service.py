@@ -18,7 +18,7 @@ from .bundles.mouth import mouth_metadata
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
-from .catalog.scanning import AvatarCatalog
+from .catalog.scanning import ScanningCatalog
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from .bundles.manifest import AvatarSummary
     from .bundles.store import FileReader
-    from .catalog.scanning import Listing, ListingPage, ListingQuery
+    from .catalog import Catalog, Listing, ListingPage, ListingQuery
     from .health import DetectorHealth, Health
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
@@ -86,13 +86,13 @@ class AvatarService:
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
         self._model_types = host.model_types()
         self._workers = WorkerPool(settings.portrait_workers, settings.portrait_time_limit)
-        self.metrics = Metrics(lambda: len(self._catalog), lambda: self._uploads)
+        self.metrics = Metrics(lambda: self._catalog.status().avatars, lambda: self._uploads)
         self._detectors = DetectorChain(host, self._workers, self.metrics)
-        self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
+        self._catalog: Catalog = ScanningCatalog(self._store, settings.refresh_seconds, self.metrics)
         cache_bytes = settings.cache_mb * 1024 * 1024
         # Where scans alone tell of what others did, files may be as old as the list: looking costs requests.
-        trust = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, trust, self.metrics)
+        max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
         self._thumbnails: LRUCache[tuple[str, str, int, str], bytes | None] = LRUCache(
             cache_bytes // 4, getsizeof=lambda data: len(data or b"") + 1024
         )
@@ -154,11 +154,11 @@ class AvatarService:
 
     def cached_manifest(self, avatar_id: str) -> CachedFile | None:
         """An avatar's manifest.json, if it is in memory and the store was asked about it a moment ago."""
-        return self._files.trusted(avatar_id, MANIFEST)
+        return self._files.fresh(avatar_id, MANIFEST)
 
     def cached_preview(self, avatar_id: str) -> CachedFile | None:
         """An avatar's preview.png, likewise."""
-        return self._files.trusted(avatar_id, _PREVIEW)
+        return self._files.fresh(avatar_id, _PREVIEW)
 
     @contextlib.asynccontextmanager
     async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
@@ -254,11 +254,11 @@ class AvatarService:
             except InvalidManifest as error:
                 raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
             try:
-                with self._catalog.own_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
+                with self._catalog.local_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
-            self._catalog.note_created(avatar_id, manifest)
+            self._catalog.created(avatar_id, manifest)
             log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
             return manifest.summary(avatar_id)
         raise AssertionError("there is always a later millisecond")
@@ -326,24 +326,25 @@ class AvatarService:
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
         try:
-            with self._catalog.own_change(), self.metrics.store_operation("delete"):
+            with self._catalog.local_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # somebody else was faster
             self._files.forget(avatar_id)
-            self._catalog.note_deleted(avatar_id)
+            self._catalog.deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
         self._files.forget(avatar_id)
-        self._catalog.note_deleted(avatar_id)
+        self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
     async def health(self) -> Health:
         """Which store and detectors are in use and whether each works: the body of GET /health."""
         try:
             await self.listing()
-            store_problem = self._catalog.problem
+            store_problem = self._catalog.status().last_error
         except StoreUnavailable as error:
             store_problem = str(error)
         reported = await asyncio.to_thread(self._host.problems)  # plugins look at their files
+        status = self._catalog.status()
         shortcomings = "; ".join(reported.get(self._store_plugin.name, []))
         detectors = self._detector_health(reported)
         works = not (store_problem or shortcomings) and any(detector["ok"] for detector in detectors)
@@ -354,8 +355,8 @@ class AvatarService:
                 "url": self._store.url,
                 "ok": store_problem is None,
                 "problem": store_problem or shortcomings or None,
-                "avatars": len(self._catalog),
-                "stale": store_problem is not None or not self._catalog.is_complete,
+                "avatars": status.avatars,
+                "stale": store_problem is not None or not status.is_complete,
             },
             "detectors": detectors,
         }

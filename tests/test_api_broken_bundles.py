@@ -13,6 +13,8 @@ import pytest
 
 from opentalking_core.testing.fixtures import example_manifest
 
+from .helpers.stores import wait_until
+
 if TYPE_CHECKING:
     import httpx
 
@@ -166,7 +168,8 @@ def test_a_broken_manifest_that_is_mended_is_listed(service: httpx.Client, put_b
     put_bundle("odd", b"{")
     assert service.get("/avatars").json() == []
     (folder / "odd" / "manifest.json").write_bytes(changed(name="Mended"))
-    assert [avatar["name"] for avatar in service.get("/avatars").json()] == ["Mended"]
+    # An edit leaves the folder's change stamp as it was, so the list shows the edit after the next periodic scan.
+    wait_until(lambda: [avatar["name"] for avatar in service.get("/avatars").json()] == ["Mended"])
 
 
 # -- what people leave in a folder
@@ -211,7 +214,7 @@ def test_a_bundle_that_may_not_be_read_hides_nobody(service: httpx.Client, put_b
     put_bundle("locked")
     (folder / "locked" / "manifest.json").chmod(0)
     assert [avatar["id"] for avatar in service.get("/avatars").json()] == ["good"]
-    assert service.get("/avatars/locked").status_code in (404, 503)
+    assert service.get("/avatars/locked").status_code == 503
 
 
 def test_links_out_of_the_folder_are_not_followed(

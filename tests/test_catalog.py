@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from opentalking_core.catalog import ListingQuery
 from opentalking_core.catalog import scanning as catalog
 from opentalking_core.errors import StoreUnavailable
 from opentalking_core.metrics import Metrics
@@ -256,8 +257,8 @@ def test_a_page_takes_memory_for_itself_only() -> None:
     store.put(*(f"anna-{n}" for n in range(count)))
 
     async def most_memory() -> int:
-        avatars = catalog.AvatarCatalog(store, NEVER, Metrics(lambda: 0, lambda: 0))
-        query = catalog.ListingQuery(limit=1, cursor="anna-1")
+        avatars = catalog.ScanningCatalog(store, NEVER, Metrics(lambda: 0, lambda: 0))
+        query = ListingQuery(limit=1, cursor="anna-1")
         for _ in range(2):
             tracemalloc.reset_peak()
             before, _ = tracemalloc.get_traced_memory()
@@ -481,7 +482,7 @@ def test_broken_manifests_alone_are_no_trouble_of_the_store(store: WatchedStore)
 
 
 def test_before_a_manifest_could_be_read_there_is_no_list(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    monkeypatch.setattr(catalog, "REFRESH_WAIT_SECONDS", 0.05)
     store.put("anna", "ben", "carl")
     store.broken["open anna/manifest.json"] = StoreUnavailable("the disk has a bad block")
     with (
@@ -512,7 +513,7 @@ def test_a_bundle_that_vanishes_during_a_scan_is_not_listed(store: WatchedStore)
 
 
 def test_the_first_scan_is_no_obstacle(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    monkeypatch.setattr(catalog, "REFRESH_WAIT_SECONDS", 0.05)
     names = [f"anna-{n:03}" for n in range(100)]
     store.put(*names, files={"preview.png": b"png"})
     with ExitStack() as holds:
@@ -542,7 +543,7 @@ def test_the_first_scan_is_no_obstacle(store: WatchedStore, monkeypatch: pytest.
 def test_before_anything_is_known_clients_are_told_to_come_back(
     store: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "_PATIENCE", 0.05)
+    monkeypatch.setattr(catalog, "REFRESH_WAIT_SECONDS", 0.05)
     store.put("anna", files={"preview.png": b"png"})
     with store.holding("scan") as hold, serve(store, refresh_seconds=NEVER) as service:
         for path in ("/avatars", "/avatars?limit=1"):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from opentalking_core.api import replay
+from opentalking_core.catalog import Listing
 from opentalking_core.catalog.file_cache import CachedFile
-from opentalking_core.catalog.scanning import Listing
 from opentalking_core.testing.running import running_service
 
 from .helpers.http import Answer, ask, let_tags_settle, wait_for

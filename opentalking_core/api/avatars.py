@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 
 import falcon
 
+from ..catalog import Listing, ListingQuery
 from ..catalog.file_cache import CachedFile
-from ..catalog.scanning import Listing, ListingQuery
 from ..errors import InvalidRequest
 from .conditional import accepts_gzip, is_unchanged, takes, wanted_range
 from .replay import replay_while
