@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.bundles.manifest import MAX_MANIFEST_BYTES
 from opentalking_core.bundles.reading import read_manifest
 from opentalking_core.bundles.store import FileInfo
 from opentalking_core.errors import InvalidManifest
+
+from .helpers.stores import WatchedStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,11 +34,11 @@ class UnreadableFile:
         raise AssertionError("the file was read")
 
 
-class UnreadableStore(MemoryStore):
+class UnreadableStore(WatchedStore):
     """A store whose manifests all have the same size and must not be read."""
 
     def __init__(self, size: int) -> None:
-        super().__init__("memory://unreadable")
+        super().__init__()
         self._size = size
 
     @contextlib.asynccontextmanager
