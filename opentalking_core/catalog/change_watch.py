@@ -25,6 +25,9 @@ class WatchState(Enum):
     CHANGED_BEFORE = auto()  #: the stamp is ignored, too, but another process had changed the store before that
 
 
+_UP_TO_DATE = (WatchState.UNCHANGED, WatchState.STAMP_IGNORED)
+
+
 @dataclass(frozen=True, slots=True)
 class ScanStart:
     """The time (of the watch's clock) and the store's stamp when a scan began."""
@@ -68,7 +71,7 @@ class ChangeWatch:
 
     def needs_scan(self) -> bool:
         """Return whether bundles may have been added or removed that the last scan did not see."""
-        return self.state() not in (WatchState.UNCHANGED, WatchState.STAMP_IGNORED)
+        return self.state() not in _UP_TO_DATE
 
     def begin_scan(self) -> ScanStart:
         """Return what `end_scan` needs if the scan succeeds. Call this before the scan."""
