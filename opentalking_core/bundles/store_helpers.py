@@ -48,7 +48,7 @@ async def finish(awaitable: Awaitable[T]) -> T:
     """Await `awaitable` to its end, even if the caller is cancelled meanwhile, and return its result.
 
     A thread or a request can't be stopped halfway, and cleaning up must not overlap with it. Any number of
-    cancellations only take effect once `awaitable` has ended: then CancelledError is raised, whatever the outcome.
+    cancellations take effect only after `awaitable` has ended: then CancelledError is raised, even if it failed.
     """
     work = asyncio.ensure_future(awaitable)
     try:
@@ -58,7 +58,7 @@ async def finish(awaitable: Awaitable[T]) -> T:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([work])
         if not work.cancelled():
-            work.exception()  # asyncio logs exceptions that nobody has retrieved
+            work.exception()  # asyncio logs exceptions that were never retrieved
         raise
 
 
