@@ -19,7 +19,7 @@ from opentalking_s3_storage.faulty_proxy import FaultyProxy, running_proxy
 from opentalking_s3_storage.store import S3Store
 from opentalking_s3_storage.testing import BUCKET, running_seaweedfs
 
-from opentalking_core.catalog.scanning import AvatarCatalog
+from opentalking_core.catalog.scanning import ScanningCatalog
 from opentalking_core.metrics import Metrics
 
 
@@ -45,15 +45,15 @@ async def fill(bundles: int) -> None:
 async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
     """Print the cost of the first list and of later lists."""
     async with S3Store(f"s3://{BUCKET}/many") as store:
-        catalog = AvatarCatalog(store, 3600, Metrics())
+        catalog = ScanningCatalog(store, 3600, Metrics())
 
         async def refresh(name: str) -> None:
             if proxy:
                 proxy.requests.clear()
             wall, cpu = time.perf_counter(), time.process_time()
-            await catalog._refresh_after(time.monotonic())
+            await catalog.refresh()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            assert len(catalog) == bundles, len(catalog)
+            assert catalog.status().avatars == bundles, catalog.status()
             if proxy:
                 counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(proxy.requests.items()))
                 print(f"{name}: {counted}")

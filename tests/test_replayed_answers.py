@@ -22,8 +22,8 @@ import pytest
 
 from opentalking_core.api import replay
 from opentalking_core.bundles.store import ChangeStamp
+from opentalking_core.catalog import Listing
 from opentalking_core.catalog.file_cache import CachedFile
-from opentalking_core.catalog.scanning import Listing
 from opentalking_core.host.host import PluginHost
 from opentalking_core.testing.running import running_service
 

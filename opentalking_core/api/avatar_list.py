@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import falcon
 
 from .. import errors
-from ..catalog.scanning import Listing, ListingQuery
+from ..catalog import Listing, ListingQuery
 from .conditional import accepts_gzip, answer_not_modified
 from .operation import (
     COPY_HEADERS,
