@@ -1,1 +1,1 @@
-"""`make bench`: what the service costs, as ratios to the bare HTTP server and to the bare codecs, taken in one run."""
+"""`make bench`: the cost of the service, as ratios to the bare HTTP server and the bare codecs in the same run."""

@@ -18,7 +18,6 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
-    """Run them."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Ratios to the bare HTTP server and codecs."
     )
@@ -28,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.section) - set(SECTIONS):
         parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and the servers with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # the exit ends the servers too
     results: dict[str, list[Row]] = {}
     costs: Costs = {}
     skipped = []

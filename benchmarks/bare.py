@@ -1,4 +1,4 @@
-"""The baseline: the least that Falcon on uvicorn can do to answer with bytes from memory.
+"""The baseline: Falcon on uvicorn, answering with bytes from memory, and nothing else.
 
 `python -m benchmarks.bare FOLDER PORT` answers /<name> with the bytes of each file in FOLDER, and /not-modified with a
 bare 304.
@@ -16,23 +16,21 @@ import uvicorn
 
 
 class Bytes:
-    """Bytes from memory."""
+    """Answers with bytes from memory."""
 
     def __init__(self, data: bytes, content_type: str) -> None:
         self._data = data
         self._content_type = content_type
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer with them."""
         resp.content_type = self._content_type
         resp.data = self._data
 
 
 class NotModified:
-    """A 304 that nothing had to be looked up for."""
+    """Answers 304 without looking anything up."""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """Answer with it."""
         resp.status = falcon.HTTP_304
 
 

@@ -1,4 +1,4 @@
-"""What is served and uploaded: folders of bundles, and pictures that compress like photographs."""
+"""Test data: folders of bundles, and pictures that compress like photographs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from opentalking_core.portraits.drawn import draw_portrait
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: The id of a bundle that every folder holds, and that uploads are based on.
+#: The id of a bundle in every folder, which is the base of uploads.
 BASE = "avatar-000000"
 
 _LINKS = 30_000  # hard links to one preview; ext4 allows 65,000
 
 
 def make_bundles(folder: Path, count: int, preview: bytes) -> Path:
-    """Put `count` bundles of type wav2lip into a new `folder`; they share their previews' disk space."""
+    """Create `folder` with `count` bundles of type wav2lip. Their previews are hard links, to save disk space."""
     folder.mkdir()
     shared = ""
     for number in range(count):
         avatar_id = f"avatar-{number:06}"
         bundle = f"{folder}/{avatar_id}"
-        os.mkdir(bundle)  # noqa: PTH102  # pathlib would take longer than the system calls
+        os.mkdir(bundle)  # noqa: PTH102  # pathlib takes longer than the system calls
         with open(f"{bundle}/manifest.json", "wb") as file:  # noqa: PTH123
             file.write(_manifest(avatar_id, number))
         if number % _LINKS:
@@ -49,21 +49,21 @@ def _manifest(avatar_id: str, number: int) -> bytes:
 
 
 def preview_png() -> bytes:
-    """A preview of about 257 KB."""
+    """Return a preview of about 257 KB."""
     file = io.BytesIO()
     _photo(412, 548, grain=3, clouds=3).save(file, "PNG")
     return file.getvalue()
 
 
 def portrait_jpeg() -> bytes:
-    """A portrait of 790x1166 pixels and about 300 KB, as a phone or a picture agency would give it."""
+    """Return a portrait of 790x1166 pixels and about 300 KB, typical of phones and picture agencies."""
     file = io.BytesIO()
     _photo(790, 1166, grain=5, clouds=6).save(file, "JPEG", quality=92)
     return file.getvalue()
 
 
 def _photo(width: int, height: int, *, grain: float, clouds: float) -> Image.Image:
-    """A drawn portrait with a camera's grain and a texture of three sizes; without them it would compress too well."""
+    """Return a drawn portrait with grain and texture; without them it would compress too well."""
     random = np.random.default_rng(1)
     pixels = np.asarray(draw_portrait(width, height).image, np.float64)
     pixels = pixels + random.normal(0, grain, (height, width, 1))

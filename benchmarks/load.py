@@ -1,4 +1,4 @@
-"""Load and clocks: wrk for throughput, and functions that run in client processes of their own."""
+"""Load generators: wrk for throughput, and functions that run in separate client processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class Rate(NamedTuple):
-    """What one run showed."""
+    """The result of one run."""
 
     per_second: float
     cpu_microseconds: float  # per request of the server, all its processes; or per picture
 
 
 def throughput(server: Server, path: str, seconds: float, headers: tuple[str, ...] = ()) -> Rate:
-    """Requests per second of 8 connections, kept alive, to one URL."""
+    """Measure requests per second over 8 keep-alive connections to one URL."""
     program = shutil.which("wrk")
     assert program is not None
     options = [option for header in headers for option in ("-H", header)]
@@ -47,17 +47,17 @@ def throughput(server: Server, path: str, seconds: float, headers: tuple[str, ..
 
 
 def processes(count: int) -> ProcessPoolExecutor:
-    """Processes for the functions below, with nothing inherited from this one."""
+    """Return processes for the functions below, which inherit nothing from this process."""
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_quiet)
 
 
 def _quiet() -> None:
-    """MediaPipe's libraries write to standard error; what goes wrong comes back as an exception."""
+    """Discard standard error, to which MediaPipe's libraries write. Errors come back as exceptions."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def paced_gets(port: int, path: str, seconds: float, interval: float = 0.01) -> list[float]:
-    """GET at fixed moments over one connection.
+    """Send GET requests at fixed moments over one connection.
 
     Returns:
         The seconds from each planned moment to the answer's last byte; so one slow answer also shows in the ones that
@@ -68,7 +68,7 @@ def paced_gets(port: int, path: str, seconds: float, interval: float = 0.01) -> 
     start = time.perf_counter()
     for number in range(round(seconds / interval)):
         planned = start + number * interval
-        if time.perf_counter() - start > 2 * seconds:  # hopelessly late
+        if time.perf_counter() - start > 2 * seconds:  # too far behind schedule
             break
         time.sleep(max(0.0, planned - time.perf_counter()))
         connection.request("GET", path)
@@ -79,15 +79,15 @@ def paced_gets(port: int, path: str, seconds: float, interval: float = 0.01) -> 
 
 
 class Uploads(NamedTuple):
-    """What clients that upload saw."""
+    """What uploading clients observed."""
 
     seconds: float
     latencies: list[float]
-    refused: int  # with 503, because the queue was full
+    refused: int  # responses of 503, because the queue was full
 
 
 def uploads(port: int, image: bytes, clients: int, seconds: float, at_most: int | None = None) -> Uploads:
-    """POST /avatars/custom from `clients` threads, each over its connection and one upload after the other."""
+    """Send POST /avatars/custom from `clients` threads. Each thread uploads continuously over its own connection."""
     latencies: list[float] = []
     refused: list[float] = []
     form = _form(image)
@@ -128,7 +128,7 @@ def _read(connection: http.client.HTTPConnection, *expected: int) -> int:
 
 
 class Codec(NamedTuple):
-    """Seconds of each step of one upload's work on its picture, by itself."""
+    """Seconds of each step of processing an uploaded picture, without the service."""
 
     decode: float
     detect: float
@@ -137,7 +137,7 @@ class Codec(NamedTuple):
 
 
 def codec(image: bytes) -> Codec:
-    """Do an upload's work on its picture once; the first call in a process also loads the detector."""
+    """Process an uploaded picture once. The first call in a process also loads the detector."""
     host = _host()
     start = time.perf_counter()
     pixels = decode_portrait(image, 1080, 1920)
@@ -149,7 +149,7 @@ def codec(image: bytes) -> Codec:
 
 
 def codec_rate(image: bytes, seconds: float, folder: Path | None = None) -> Rate:
-    """How often per second one process does that work, and in how much CPU time.
+    """Measure how often per second one process does that work, and the CPU time it takes.
 
     Args:
         image: an uploaded picture.
@@ -173,10 +173,10 @@ def codec_rate(image: bytes, seconds: float, folder: Path | None = None) -> Rate
 def _host() -> PluginHost:
     host = PluginHost().load()
     host.startup()
-    multiprocessing.util.Finalize(host, host.shutdown, exitpriority=10)  # atexit isn't called in such processes
+    multiprocessing.util.Finalize(host, host.shutdown, exitpriority=10)  # atexit does not run in these processes
     return host
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

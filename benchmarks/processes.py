@@ -1,4 +1,4 @@
-"""The servers that are compared, each in a process of its own on a free port of 127.0.0.1, and what they use."""
+"""The servers to compare, each in its own process on a free port of 127.0.0.1, and their resource usage."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: How long a server may take to answer its first request; a cold scan of 100,000 bundles included.
+#: How long a server may take to answer its first request, including a cold scan of 100,000 bundles.
 PATIENCE = 600.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs."""
+    """A running server."""
 
     name: str
     port: int
     process: subprocess.Popen[bytes]
     log: Path
-    started: float  # time.perf_counter() just before it was executed
+    started: float  # time.perf_counter() just before the program was started
 
     def url(self, path: str) -> str:
-        """The URL of a path on it."""
+        """Return the URL of a path."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def get(self, path: str) -> httpx.Response:
-        """One GET, which must succeed; uncompressed, as wrk asks: a compressed list has a tag of its own."""
+        """Send a GET, which must succeed. Ask for no compression, like wrk: a compressed list has another tag."""
         headers = {"Accept-Encoding": "identity"}
         return httpx.get(self.url(path), headers=headers, timeout=PATIENCE, trust_env=False).raise_for_status()
 
     def check(self) -> None:
-        """Raise an error if it has ended by itself."""
+        """Raise an error if the server has ended by itself."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended: {self.log.read_text()[-2000:]}")
 
     def memory(self) -> float:
-        """Resident MB of it and its child processes; memory that they share counts more than once."""
+        """Return the resident MB of the server and its child processes; shared memory counts more than once."""
         page = os.sysconf("SC_PAGE_SIZE")
         return sum(int(_proc(pid, "statm").split()[1] or 0) for pid in self._processes()) * page / 1e6
 
     def cpu_seconds(self) -> float:
-        """CPU time that it and its child processes have taken so far."""
+        """Return the CPU time of the server and its child processes so far."""
         ticks = 0
         for pid in self._processes():
             fields = _proc(pid, "stat").rpartition(")")[2].split()
@@ -61,7 +61,7 @@ class Server:
 
     def _processes(self) -> list[int]:
         found = [self.process.pid]
-        for pid in found:  # it grows while we go through it
+        for pid in found:  # the list grows during the loop
             for task in Path(f"/proc/{pid}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
         return found
@@ -73,7 +73,7 @@ def _proc(pid: int, name: str) -> str:
 
 @contextlib.contextmanager
 def service(avatars: Path) -> Iterator[Server]:
-    """`opentalking-core serve` with default settings; it may not answer yet."""
+    """Run `opentalking-core serve` with default settings. The server may not answer yet."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("OPENTALKING_")}
     command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--store", str(avatars), "--port"]
     with _running("service", command, avatars.parent / "service.log", env) as server:
@@ -82,7 +82,7 @@ def service(avatars: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def bare(folder: Path) -> Iterator[Server]:
-    """The bare handler, which answers with the files in `folder` from memory."""
+    """Run the bare handler, which answers with the files in `folder` from memory."""
     command = [sys.executable, "-m", "benchmarks.bare", str(folder)]
     with _running("bare", command, folder.parent / "bare.log") as server:
         wait_for(server, "/not-modified")
@@ -91,7 +91,7 @@ def bare(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def nginx(folder: Path) -> Iterator[Server | None]:
-    """One nginx worker that serves the files in `folder`; None if nginx isn't installed."""
+    """Run one nginx worker that serves the files in `folder`, or yield None if nginx is not installed."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         yield None
@@ -138,7 +138,7 @@ def _running(
 
 
 def wait_for(server: Server, path: str) -> float:
-    """Ask until the answer is 200 (or 304); returns the seconds since the server was executed."""
+    """Repeat a request until the response is 200 or 304, and return the seconds since the program was started."""
     with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
         while time.perf_counter() - server.started < PATIENCE:
             server.check()

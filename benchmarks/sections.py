@@ -1,4 +1,4 @@
-"""The sections of `make bench`: each takes its measurements and returns rows for a table."""
+"""The sections of `make bench`. Each section measures and yields rows for a table."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Effort(NamedTuple):
     """How long to measure."""
 
     rounds: int
-    seconds: float  # of each run of the load generator
-    uploads: int  # of the single client, per round
+    seconds: float  # each run of the load generator
+    uploads: int  # by the single client, per round
     sizes: tuple[int, ...]
     many: int
 
 
-FULL = Effort(11, 1, 6, SIZES, MANY)  # many short rounds: so the median leaves out what else the host does
+FULL = Effort(11, 1, 6, SIZES, MANY)  # many short rounds, so that the median ignores other load
 QUICK = Effort(1, 1, 5, (10, 1_000), 10_000)
 
 
 class Request(NamedTuple):
-    """A request to the service, and what it is compared with."""
+    """A request to the service, and the request to compare it with."""
 
     what: str
     path: str
@@ -53,7 +53,7 @@ class Request(NamedTuple):
 
 
 def list_(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """GET /avatars, 304, manifest."""
+    """Measure GET /avatars, 304 and GET manifest."""
     for count in effort.sizes:
         target = 0.8 if count >= 1_000 else None
         requests = [
@@ -66,7 +66,7 @@ def list_(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
 
 
 def preview(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """GET preview."""
+    """Measure GET preview."""
     for count in effort.sizes:
         requests = [
             Request("GET preview", f"/avatars/{BASE}/preview", "/preview.png", target=0.8, nginx_target=0.5),
@@ -87,7 +87,7 @@ def _throughput(folder: Path, count: int, requests: Sequence[Request], effort: E
 
 @contextlib.contextmanager
 def compared(ours: Server, folder: Path) -> Iterator[list[Server]]:
-    """The bare handler, and nginx if it is there, serving the very bytes that the service answers with."""
+    """Run the bare handler, and nginx if installed, with the same bytes as the service."""
     files = folder / "files"
     files.mkdir()
     (files / "list").write_bytes(ours.get("/avatars").content)
@@ -98,7 +98,7 @@ def compared(ours: Server, folder: Path) -> Iterator[list[Server]]:
 
 
 def _compare(request: Request, count: int, servers: list[Server], effort: Effort, costs: Costs) -> Iterator[Row]:
-    """Run wrk against one server after the other, several rounds; the ratio is the median of the rounds' ratios."""
+    """Run wrk against each server in several rounds, and yield the median of the ratios."""
     runs: dict[str, tuple[Server, str, tuple[str, ...]]] = {}
     for server in servers:
         path = request.path if server.name == "service" else request.bare
@@ -131,7 +131,7 @@ def _compare(request: Request, count: int, servers: list[Server], effort: Effort
 
 
 def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """POST /avatars/custom: one client's latency, and the throughput of eight."""
+    """Measure POST /avatars/custom: the latency of one client, and the throughput of eight."""
     image, cores, seconds = portrait_jpeg(), load.cores(), 5 * effort.seconds
     avatars = make_bundles(folder / "avatars", 1_000, preview_png())
     with load.processes(cores) as workers, load.processes(1) as clients, service(avatars) as ours:
@@ -184,7 +184,7 @@ def _throughput_row(
 
 
 def latency(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """GET /avatars at 100 requests per second, alone and while eight clients upload."""
+    """Measure GET /avatars at 100 requests per second, alone and while eight clients upload."""
     image, seconds = portrait_jpeg(), 20 * effort.seconds
     avatars = make_bundles(folder / "avatars", 1_000, preview_png())
     with load.processes(3) as clients, service(avatars) as ours:
@@ -209,7 +209,7 @@ def latency(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
 
 
 def startup(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """Time from execution to the first answers, and memory before the first detection, at 1,000 bundles."""
+    """Measure the time to the first responses, and the memory before the first detection, with 1,000 bundles."""
     avatars = make_bundles(folder / "avatars", 1_000, preview_png())
     files = folder / "files"
     files.mkdir()
@@ -230,12 +230,12 @@ def startup(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
         ("GET /avatars lists all 1,000", complete, "s", bare_start, None),
         ("memory before the first detection", memory, "MB", bare_memory, 150.0),
     ):
-        one, two = median(measured[1:]), median(baseline[1:])  # the first start warmed up the file cache
+        one, two = median(measured[1:]), median(baseline[1:])  # the first start only warms up the file cache
         yield Row(what, one, unit, "bare", two, one / two, target, at_most=True, absolute=True)
 
 
 def scan(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """A start at 100,000 bundles."""
+    """Measure a start with 100,000 bundles."""
     count = effort.many
     avatars = make_bundles(folder / "avatars", count, preview_png())
     with service(avatars) as ours:
@@ -251,7 +251,7 @@ def scan(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
 
 
 def wait_complete(server: Server, count: int) -> float:
-    """Ask until GET /avatars lists `count` avatars; returns the seconds since the server was executed."""
+    """Wait until GET /avatars lists `count` avatars, and return the seconds since the program was started."""
     wait_for(server, "/avatars")
     while True:
         answer = server.get("/avatars").content

@@ -6,7 +6,17 @@ from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.model_type import ModelType, PortraitRecipe
 from .bundles.mouth import MouthLandmarks, Point
 from .bundles.standard_types import STANDARD_MODEL_TYPES
-from .bundles.store import MANIFEST, BundleStore, BundleVersion, ChangeStamp, FileInfo, FileReader, PresignedURLs
+from .bundles.store import (
+    MANIFEST,
+    PREVIEW,
+    BundleStore,
+    BundleVersion,
+    ChangeStamp,
+    FileInfo,
+    FileReader,
+    PresignedURLs,
+)
+from .bundles.store_helpers import check_new_bundle, chunk_ranges, concurrently, finish
 from .errors import (
     AlreadyExists,
     InvalidBundle,
@@ -24,6 +34,7 @@ from .hookspecs import Action, hookimpl
 
 __all__ = [
     "MANIFEST",
+    "PREVIEW",
     "STANDARD_MODEL_TYPES",
     "Action",
     "AlreadyExists",
@@ -49,6 +60,10 @@ __all__ = [
     "Problem",
     "StoreFull",
     "StoreUnavailable",
+    "check_new_bundle",
+    "chunk_ranges",
+    "concurrently",
+    "finish",
     "hookimpl",
     "is_avatar_id",
     "is_bundle_path",

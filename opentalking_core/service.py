@@ -15,7 +15,7 @@ from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
-from .catalog.scanning import AvatarCatalog
+from .catalog.scanning import ScanningCatalog
 from .connection import StoreConnection
 from .errors import (
     AlreadyExists,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .bundles.manifest import AvatarSummary
     from .bundles.model_type import PortraitRecipe
     from .bundles.store import FileReader
-    from .catalog.scanning import Listing, ListingPage, ListingQuery
+    from .catalog import Catalog, Listing, ListingPage, ListingQuery
     from .health import Health, StoreHealth
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
@@ -92,14 +92,14 @@ class AvatarService:
         # slots of their own, so that thumbnails don't wait for uploads.
         slots = 2 * max(workers, 1)
         self._portraits = PortraitIntake(settings, host, self._runner, threads, slots, self.metrics)
-        self._catalog = AvatarCatalog(self._store, settings.refresh_seconds, self.metrics)
-        self.metrics.avatars.set_function(self._catalog.__len__)
+        self._catalog: Catalog = ScanningCatalog(self._store, settings.refresh_seconds, self.metrics)
+        self.metrics.avatars.set_function(lambda: self._catalog.status().avatars)
         self._connection = StoreConnection(self._store, self._catalog.start)
         cache_bytes = settings.cache_mb * 1024 * 1024
         # Without a change stamp, other processes' changes are only seen by scanning, so cached files may be as stale as
         # the list. Checking more often would cost backend requests.
-        trust = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.stamp, trust, self.metrics)
+        max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
         self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
@@ -138,11 +138,11 @@ class AvatarService:
 
     def cached_manifest(self, avatar_id: str) -> CachedFile | None:
         """Return an avatar's manifest.json if it is in memory and known to be fresh."""
-        return self._files.trusted(avatar_id, MANIFEST)
+        return self._files.fresh(avatar_id, MANIFEST)
 
     def cached_preview(self, avatar_id: str) -> CachedFile | None:
         """Return an avatar's preview.png if it is in memory and known to be fresh."""
-        return self._files.trusted(avatar_id, _PREVIEW)
+        return self._files.fresh(avatar_id, _PREVIEW)
 
     @contextlib.asynccontextmanager
     async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
@@ -215,7 +215,7 @@ class AvatarService:
             avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
         except InvalidManifest as error:
             raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
-        self._catalog.note_created(avatar_id, manifest)
+        self._catalog.created(avatar_id, manifest)
         log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
         return manifest.summary(avatar_id)
 
@@ -243,7 +243,7 @@ class AvatarService:
             manifest = manifest.model_copy(update={"id": avatar_id})
             files = {**pictures, MANIFEST: manifest.to_json()}
             try:
-                with self._catalog.own_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
+                with self._catalog.local_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
             except AlreadyExists:  # another upload of this name in the same millisecond
                 continue
@@ -285,31 +285,32 @@ class AvatarService:
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
         try:
-            with self._catalog.own_change(), self.metrics.store_operation("delete"):
+            with self._catalog.local_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # another process has deleted it meanwhile
             self._files.forget(avatar_id)
-            self._catalog.note_deleted(avatar_id)
+            self._catalog.deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
         self._files.forget(avatar_id)
-        self._catalog.note_deleted(avatar_id)
+        self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
     async def health(self) -> Health:
         """Return which store and detectors are in use and whether each works: the body of GET /health."""
         try:
             await self.listing()
-            store_problem = self._catalog.problem
+            store_problem = self._catalog.status().last_error
         except StoreUnavailable as error:
             store_problem = str(error)
         reported = await asyncio.to_thread(self._host.plugin_warnings)  # plugins look at their files
+        status = self._catalog.status()
         store: StoreHealth = {
             "plugin": self._store_plugin.name,
             "url": self._store.url,
             "ok": store_problem is None,
             "problem": store_problem or "; ".join(reported.get(self._store_plugin.name, ())) or None,
-            "avatars": len(self._catalog),
-            "stale": store_problem is not None or not self._catalog.is_complete,
+            "avatars": status.avatars,
+            "stale": store_problem is not None or not status.is_complete,
         }
         return assess_health(store, self._portraits.assess_detectors(reported), reported)
 

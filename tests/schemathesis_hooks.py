@@ -1,4 +1,4 @@
-"""What schemathesis sends as a picture: one that can be read."""
+"""Makes schemathesis send readable pictures."""
 
 import io
 

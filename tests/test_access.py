@@ -1,4 +1,4 @@
-"""Access control: API keys, the authorize hook, and what answers say to browsers."""
+"""Access control: API keys, the authorize hook, and the headers for browsers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READS = [("GET", "/avatars"), ("GET", "/avatars/mine"), ("GET", "/avatars/mine/p
 
 @pytest.fixture
 def keys(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The service has two keys; this is the second."""
+    """Configure two keys, and return the second."""
     monkeypatch.setenv("OPENTALKING_API_KEYS", f"another-long-key-of-somebody, {KEY}")
     return KEY
 
@@ -44,7 +44,7 @@ def mine(put_bundle: PutBundle) -> str:
 
 
 class Team:
-    """A plugin that knows two people: alice may do everything, bob may not delete; and what it was asked."""
+    """A plugin that lets alice do everything and bob everything but deleting, and that records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -57,13 +57,13 @@ class Team:
         return True if credentials == "Team alice" else None
 
 
-def test_without_keys_everything_is_open(service: httpx.Client, mine: str) -> None:
+def test_service_without_keys_allows_everything(service: httpx.Client, mine: str) -> None:
     assert service.get("/avatars").status_code == 200
     assert service.delete("/avatars/mine").json() == {"deleted": True}
 
 
 @pytest.mark.parametrize(("method", "path"), WRITES)
-def test_keys_protect_writes(keys: str, store_url: str, mine: str, method: str, path: str) -> None:
+def test_writes_without_a_valid_key_respond_401(keys: str, store_url: str, mine: str, method: str, path: str) -> None:
     with running_service(store_url) as client:
         for headers in (None, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-Api-Key": KEY}):
             answer = client.request(method, path, headers=headers)
@@ -76,7 +76,7 @@ def test_keys_protect_writes(keys: str, store_url: str, mine: str, method: str, 
 
 
 @pytest.mark.parametrize("header", [f"bearer {KEY}", f"BEARER   {KEY}", "Bearer another-long-key-of-somebody"])
-def test_every_key_counts_and_the_scheme_in_any_case(keys: str, store_url: str, mine: str, header: str) -> None:
+def test_every_key_is_valid_with_the_scheme_in_any_case(keys: str, store_url: str, mine: str, header: str) -> None:
     with running_service(store_url) as client:
         assert client.delete("/avatars/mine", headers={"Authorization": header}).status_code == 200
 
@@ -88,19 +88,19 @@ def test_every_key_counts_and_the_scheme_in_any_case(keys: str, store_url: str, 
         *(b"Bearer " + key.encode() for key in (KEY[:-1], KEY * 2, f"{KEY},another-long-key-of-somebody")),
     ],
 )
-def test_what_is_no_key(keys: str, store_url: str, mine: str, header: bytes) -> None:
+def test_malformed_or_wrong_key_responds_401(keys: str, store_url: str, mine: str, header: bytes) -> None:
     with running_service(store_url) as client:
         assert client.delete("/avatars/mine", headers={b"Authorization": header}).status_code == 401
 
 
-def test_a_key_beyond_ascii(store_url: str, mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_with_non_ascii_characters_is_valid(store_url: str, mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_API_KEYS", "schlüssel-für-die-avatare")
     with running_service(store_url) as client:
         header = b"Bearer " + "schlüssel-für-die-avatare".encode()
         assert client.delete("/avatars/mine", headers={b"Authorization": header}).status_code == 200
 
 
-def test_everything_can_be_protected(keys: str, store_url: str, mine: str) -> None:
+def test_protect_everything_requires_a_key_to_read(keys: str, store_url: str, mine: str) -> None:
     with running_service(store_url, protect="everything") as client:
         for method, path in [*READS, *WRITES, ("GET", "/metrics"), ("PUT", "/avatars"), ("GET", "/avatars/nosuch")]:
             assert client.request(method, path).status_code == 401, path
@@ -109,20 +109,20 @@ def test_everything_can_be_protected(keys: str, store_url: str, mine: str) -> No
         assert "store" in client.get("/health", headers=BEARER).json()
 
 
-def test_protection_without_anybody_who_allows(store_url: str, mine: str) -> None:
+def test_protected_writes_without_any_authorizing_plugin_respond_401(store_url: str, mine: str) -> None:
     with running_service(store_url, protect="writes") as client:
         assert client.delete("/avatars/mine", headers=BEARER).status_code == 401
         assert client.get("/avatars/mine").status_code == 200
 
 
-def test_a_refused_upload_is_not_read(keys: str, store_url: str) -> None:
+def test_upload_without_key_is_refused_before_it_is_read(keys: str, store_url: str) -> None:
     with running_service(store_url) as client:
         answer = client.post("/avatars/custom", files={"image": b"x" * 9_000_000})
         assert answer.status_code == 401
         assert client.get("/avatars").status_code == 200
 
 
-def test_keys_in_a_file(store_url: str, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_read_from_a_file(store_url: str, mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text(f"# of the studio\nanother-long-key-of-somebody\n\n  {KEY}  \n")
     monkeypatch.setenv("OPENTALKING_API_KEYS_FILE", str(tmp_path / "keys"))
     with running_service(store_url) as client:
@@ -131,7 +131,7 @@ def test_keys_in_a_file(store_url: str, mine: str, tmp_path: Path, monkeypatch: 
         assert client.delete("/avatars/mine", headers=BEARER).status_code == 200
 
 
-def test_a_file_of_keys_that_cannot_be_read_closes(
+def test_unreadable_key_file_responds_500_to_writes(
     store_url: str, mine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENTALKING_API_KEYS_FILE", "/nowhere/keys")
@@ -143,7 +143,7 @@ def test_a_file_of_keys_that_cannot_be_read_closes(
     assert "OPENTALKING_API_KEYS_FILE=/nowhere/keys" in caplog.text
 
 
-def test_keys_show_nowhere(
+def test_keys_appear_neither_in_responses_nor_in_logs(
     keys: str, store_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for logger in ("opentalking_core", "uvicorn"):
@@ -156,7 +156,7 @@ def test_keys_show_nowhere(
     assert not [text for text in [*texts, caplog.text, ran.stdout, ran.stderr] if KEY in text]
 
 
-def test_a_plugin_decides(store_url: str, mine: str) -> None:
+def test_plugin_authorizes_each_action(store_url: str, mine: str) -> None:
     team = Team()
     with running_service(store_url, plugins={"team": team}, protect="everything") as client:
 
@@ -196,7 +196,7 @@ def test_one_veto_outweighs_every_permission(keys: str, store_url: str, mine: st
 
 
 @pytest.mark.parametrize("answer", ["yes", 1, ValueError("the directory of users is down")])
-def test_whatever_goes_wrong_closes(
+def test_failing_authorize_hook_responds_500_to_writes(
     keys: str, store_url: str, mine: str, answer: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
@@ -273,7 +273,7 @@ def test_a_plugin_that_is_never_asked_is_mentioned(store_url: str, caplog: pytes
     assert "api_keys" not in caplog.text, "it is not set up"
 
 
-def test_a_browser_elsewhere_can_send_its_key(keys: str, store_url: str, mine: str) -> None:
+def test_page_of_another_origin_can_send_its_key(keys: str, store_url: str, mine: str) -> None:
     page = {"Origin": "https://studio.example"}
     with running_service(store_url, protect="everything", cors_origins=("https://studio.example",)) as client:
         asked = {"Access-Control-Request-Method": "DELETE", "Access-Control-Request-Headers": "authorization"}
@@ -290,7 +290,7 @@ def test_a_browser_elsewhere_can_send_its_key(keys: str, store_url: str, mine: s
 @pytest.mark.parametrize(
     "path", ["/avatars", "/avatars/mine", "/avatars/mine/preview", "/health", "/nowhere", "/metrics"]
 )
-def test_no_answer_is_taken_for_something_else(service: httpx.Client, mine: str, path: str) -> None:
+def test_responses_forbid_content_sniffing(service: httpx.Client, mine: str, path: str) -> None:
     for method in ("GET", "POST"):
         headers = service.request(method, path).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
@@ -299,7 +299,7 @@ def test_no_answer_is_taken_for_something_else(service: httpx.Client, mine: str,
 
 @contextlib.contextmanager
 def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """`opentalking-core serve`, with what it prints on standard error."""
+    """Run `opentalking-core serve`, with its standard error as a pipe."""
     command = [*COMMAND, "serve", "--port", "0", "--store", str(tmp_path / "a")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
         try:
@@ -309,7 +309,7 @@ def served(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def read_until_started(run: subprocess.Popen[str]) -> tuple[str, str]:
-    """What it printed before it was ready, and its address."""
+    """Return what the server printed before it was ready, and its address."""
     assert run.stderr is not None
     before = ""
     for line in run.stderr:
@@ -319,7 +319,7 @@ def read_until_started(run: subprocess.Popen[str]) -> tuple[str, str]:
     raise AssertionError(f"it did not start: {before}")
 
 
-def test_serve_on_loopback_does_not_warn_nor_say_what_serves(tmp_path: Path) -> None:
+def test_serve_on_loopback_neither_warns_nor_names_the_server(tmp_path: Path) -> None:
     with served(tmp_path) as run:
         printed, address = read_until_started(run)
         assert "warning" not in printed
@@ -327,7 +327,7 @@ def test_serve_on_loopback_does_not_warn_nor_say_what_serves(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("environment", "warned"), [({}, True), ({"OPENTALKING_API_KEYS": KEY}, False)])
-def test_serve_warns_beyond_loopback(
+def test_serve_on_all_addresses_without_keys_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], warned: bool
 ) -> None:
     import uvicorn

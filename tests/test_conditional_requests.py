@@ -43,7 +43,7 @@ IN_A_WHILE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
-    """A PNG of noise."""
+    """Return a PNG of noise."""
     file = io.BytesIO()
     Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3)).save(file, "PNG")
     return file.getvalue()
@@ -51,14 +51,14 @@ def picture(seed: int, width: int = 40, height: int = 30) -> bytes:
 
 @pytest.fixture
 def anna(put_bundle: PutBundle) -> None:
-    """One avatar, whose files won't change their tags any more."""
+    """Store one avatar, and wait until the tags of its files are stable."""
     put_bundle("anna", {"metadata": {"custom_avatar": True}}, {"preview.png": picture(1)})
     let_tags_settle()
 
 
 @pytest.fixture
 def crowd(put_bundle: PutBundle) -> None:
-    """So many avatars that the list is worth compressing."""
+    """Store enough avatars for the list to be compressed."""
     for n in range(20):
         put_bundle(f"avatar-{n:02}", {"name": f"Number {n}"})
 
@@ -67,7 +67,7 @@ def crowd(put_bundle: PutBundle) -> None:
 
 
 @pytest.mark.usefixtures("anna")
-def test_an_answer_has_a_strong_tag_and_is_to_be_asked_for_again(service: httpx.Client) -> None:
+def test_response_has_a_strong_tag_and_must_be_revalidated(service: httpx.Client) -> None:
     for path in PATHS:
         for _ in range(2):
             answer = ask(service, path)
@@ -80,7 +80,7 @@ def test_an_answer_has_a_strong_tag_and_is_to_be_asked_for_again(service: httpx.
 
 
 @pytest.mark.usefixtures("anna")
-def test_a_known_tag_is_answered_304(service: httpx.Client) -> None:
+def test_known_tag_responds_304(service: httpx.Client) -> None:
     for path in PATHS:
         first = ask(service, path)
         for known in ("{}", "W/{}", '"other", {}', '{},"other"', '"a","b", W/{} ,W/"c"', '"*", {}', "*"):
@@ -93,7 +93,7 @@ def test_a_known_tag_is_answered_304(service: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("anna")
-def test_an_unknown_tag_is_answered_with_the_whole(service: httpx.Client) -> None:
+def test_unknown_tag_responds_200_with_the_body(service: httpx.Client) -> None:
     for path in PATHS:
         first = ask(service, path)
         for known in ('"other"', 'W/"other"', "{}", "W/{}", 'w/"{}"', '"{}x"', '"x{}"', '""', "", "W/", '"*"', ","):
@@ -103,7 +103,7 @@ def test_an_unknown_tag_is_answered_with_the_whole(service: httpx.Client) -> Non
 
 
 @pytest.mark.usefixtures("anna")
-def test_a_tag_may_come_in_one_of_several_headers(service: httpx.Client) -> None:
+def test_tag_in_one_of_several_headers_responds_304(service: httpx.Client) -> None:
     for path in PATHS:
         tag = ask(service, path).headers["etag"]
         assert ask(service, path, [("If-None-Match", '"other"'), ("If-None-Match", tag)]).status == 304
@@ -111,7 +111,7 @@ def test_a_tag_may_come_in_one_of_several_headers(service: httpx.Client) -> None
 
 
 @pytest.mark.usefixtures("anna")
-def test_if_modified_since(service: httpx.Client) -> None:
+def test_if_modified_since_responds_304_or_200(service: httpx.Client) -> None:
     for path in PATHS:
         first = ask(service, path)
         for since, status in ((first.headers["last-modified"], 304), (IN_A_WHILE, 304), (LAST_YEAR, 200)):
@@ -123,7 +123,7 @@ def test_if_modified_since(service: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("anna")
-def test_a_date_that_cannot_be_read_is_as_good_as_none(service: httpx.Client) -> None:
+def test_malformed_date_is_ignored(service: httpx.Client) -> None:
     dates = (
         *("", "yesterday", "0", "-1", "1747150000", "*", '"tag"', "2026-05-13T15:30:12Z", ",,,", "Fri,"),
         *("Fri, 32 Jan 2100 00:00:00 GMT", "Fri, 01 Xyz 2100 00:00:00 GMT", "Fri, 01 Jan 2100 25:00:00 GMT"),
@@ -138,7 +138,7 @@ def test_a_date_that_cannot_be_read_is_as_good_as_none(service: httpx.Client) ->
 
 
 @pytest.mark.usefixtures("anna")
-def test_a_tag_counts_more_than_a_date(service: httpx.Client) -> None:
+def test_if_none_match_takes_precedence_over_if_modified_since(service: httpx.Client) -> None:
     for path in PATHS:
         first = ask(service, path)
         tag, date = first.headers["etag"], first.headers["last-modified"]
@@ -172,7 +172,7 @@ def without_moment(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name not in ("date", "x-request-id")}
 
 
-def test_every_id_has_conditional_requests(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_conditional_requests_work_for_ids_in_any_script(service: httpx.Client, put_bundle: PutBundle) -> None:
     avatar_ids = ("custom", "check", "李雷")
     for avatar_id in avatar_ids:
         put_bundle(avatar_id, files={"preview.png": picture(1)})
@@ -183,7 +183,7 @@ def test_every_id_has_conditional_requests(service: httpx.Client, put_bundle: Pu
             assert ask(service, path, {"If-None-Match": first.headers["etag"]}).status == 304
 
 
-def test_an_error_is_never_unchanged(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_error_never_responds_304(service: httpx.Client, put_bundle: PutBundle) -> None:
     put_bundle("bert")
     for path in (
         "/avatars/nobody",
@@ -210,23 +210,23 @@ def assert_same_tags(one: httpx.Client, other: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("anna", "crowd")
-def test_every_service_has_the_same_tags(service: httpx.Client, store_url: str) -> None:
+def test_two_services_have_the_same_tags(service: httpx.Client, store_url: str) -> None:
     let_tags_settle()
     with running_service(store_url) as other:
         assert_same_tags(service, other)
 
 
 @pytest.mark.usefixtures("folder_store", "anna", "crowd")
-def test_every_process_has_the_same_tags(service: httpx.Client, tmp_path: Path) -> None:
+def test_two_processes_have_the_same_tags(service: httpx.Client, tmp_path: Path) -> None:
     let_tags_settle()
     with serving(tmp_path / "avatars", OPENTALKING_PORTRAIT_WORKERS="0") as server, server.client() as other:
         assert_same_tags(service, other)
 
 
-def test_the_tag_of_a_list_is_of_its_bytes(
+def test_tag_of_a_list_depends_on_its_bytes_only(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
-    """The same list has the same tag, whatever happened meanwhile and whatever changed that it doesn't show."""
+    """The same list has the same tag after changes and reversals, and after changes that the list doesn't show."""
     put_bundle("anna", {"name": "Anna"})
     first = service.get(LIST)
     put_bundle("bert")
@@ -242,10 +242,10 @@ def test_the_tag_of_a_list_is_of_its_bytes(
 
 
 @pytest.mark.usefixtures("anna")
-def test_a_tag_never_stands_for_two_contents(
+def test_tag_never_names_two_contents(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
-    """All that is answered while an avatar is replaced again and again, as often and as fast as can be."""
+    """Collect responses while an avatar is replaced repeatedly, as fast as possible."""
     bodies: dict[tuple[str, str], bytes] = {}
     for n in range(8):
         delete_bundle("anna")
@@ -260,7 +260,7 @@ def test_a_tag_never_stands_for_two_contents(
 
 
 @pytest.mark.usefixtures("anna")
-def test_what_has_changed_is_sent_whole_with_another_tag(
+def test_changed_content_is_sent_with_another_tag(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
     before = {path: ask(service, path) for path in PATHS}
@@ -274,7 +274,7 @@ def test_what_has_changed_is_sent_whole_with_another_tag(
 
 
 def wait_for_change(service: httpx.Client, path: str, first: Answer) -> Answer:
-    """The first answer to somebody who has `first` that isn't 304."""
+    """Return the first response other than 304 to a client that has `first`."""
 
     def changed() -> Answer | None:
         answer = ask(service, path, {"If-None-Match": first.headers["etag"]})
@@ -284,8 +284,8 @@ def wait_for_change(service: httpx.Client, path: str, first: Answer) -> Answer:
 
 
 @pytest.mark.usefixtures("folder_store", "anna")
-def test_edited_files_are_seen_within_moments(service: httpx.Client, tmp_path: Path) -> None:
-    """In place, by an editor, as nothing but the files themselves can tell: with another name of the same length."""
+def test_edited_files_show_within_seconds(service: httpx.Client, tmp_path: Path) -> None:
+    """Edit in place, with a name of the same length, so that only the files themselves tell of the change."""
     first = {path: ask(service, path) for path in PATHS}
     bundle = tmp_path / "avatars" / "anna"
     manifest = json.loads((bundle / "manifest.json").read_bytes())
@@ -305,7 +305,7 @@ def plain_and_gzipped(service: httpx.Client) -> tuple[Any, Any]:
 
 
 @pytest.mark.usefixtures("crowd")
-def test_a_list_is_compressed_for_those_who_take_it(service: httpx.Client) -> None:
+def test_list_is_compressed_for_clients_that_accept_gzip(service: httpx.Client) -> None:
     plain, compressed = plain_and_gzipped(service)
     assert "content-encoding" not in plain.headers
     assert compressed.headers["content-encoding"] == "gzip"
@@ -320,7 +320,7 @@ def test_a_list_is_compressed_for_those_who_take_it(service: httpx.Client) -> No
 
 
 @pytest.mark.usefixtures("crowd")
-def test_what_accept_encoding_takes(service: httpx.Client) -> None:
+def test_accept_encoding_decides_on_compression(service: httpx.Client) -> None:
     takes = (
         *("gzip", "GZip", "deflate, gzip;q=0.5", "br;q=1.0, gzip ; q=0.8, *;q=0.1", "gzip;q=0.001", "gzip;q=1.000"),
         *("deflate,gzip,br,zstd", "*", "*;q=0, gzip"),
@@ -337,8 +337,8 @@ def test_what_accept_encoding_takes(service: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("anna")
-def test_nothing_is_compressed_where_it_does_not_pay(service: httpx.Client) -> None:
-    """A short list, and pictures."""
+def test_short_lists_and_pictures_are_not_compressed(service: httpx.Client) -> None:
+    """Short lists and pictures."""
     for path in PATHS:
         plain, compressed = ask(service, path), ask(service, path, GZIP)
         assert "content-encoding" not in compressed.headers
@@ -346,7 +346,7 @@ def test_nothing_is_compressed_where_it_does_not_pay(service: httpx.Client) -> N
 
 
 @pytest.mark.usefixtures("crowd")
-def test_a_compressed_list_has_its_own_304(service: httpx.Client) -> None:
+def test_compressed_list_has_its_own_tag(service: httpx.Client) -> None:
     plain, compressed = plain_and_gzipped(service)
     for known, headers, status in (
         (compressed, GZIP, 304),
@@ -363,7 +363,7 @@ def test_a_compressed_list_has_its_own_304(service: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("crowd")
-def test_a_compressed_list_is_never_an_old_one(
+def test_compressed_list_is_as_fresh_as_the_plain_one(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
     before = plain_and_gzipped(service)[1]
@@ -378,10 +378,10 @@ def test_a_compressed_list_is_never_an_old_one(
 
 
 @pytest.mark.usefixtures("crowd")
-def test_a_compressed_list_is_as_old_as_the_plain_one(
+def test_compressed_list_has_the_date_of_the_plain_one(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that is again what it was: somebody may have nothing but the date of what it was meanwhile."""
+    """This includes a list that is the same as before: a client may have only the date of the list in between."""
     clock = SimpleNamespace(monotonic=time.monotonic, time=time.time)
     monkeypatch.setattr(catalog, "time", clock)
     before = plain_and_gzipped(service)
@@ -403,8 +403,8 @@ def test_a_compressed_list_is_as_old_as_the_plain_one(
 
 
 @pytest.mark.usefixtures("anna", "crowd")
-def test_vary_tells_caches_of_origins(store_url: str) -> None:
-    """An answer that names an allowed origin must not be given to pages of another one, nor one without to that."""
+def test_vary_includes_origin(store_url: str) -> None:
+    """Caches must not give a response for one origin to a page of another origin."""
     with running_service(store_url, cors_origins="http://a.example, http://b.example") as service:
         for path in (*PATHS, "/avatars/nobody"):
             for origin in ("http://a.example", "http://c.example", None):
@@ -424,7 +424,7 @@ def varies(headers: dict[str, str]) -> set[str]:
 
 
 @pytest.mark.usefixtures("anna")
-def test_pages_of_another_origin_may_read_the_headers_that_tell_them_something(store_url: str) -> None:
+def test_cors_exposes_the_headers_that_clients_need(store_url: str) -> None:
     with running_service(store_url, cors_origins="*") as service:
         answer = ask(service, "/avatars?limit=1", {"Origin": "http://a.example"})
         exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}

@@ -1,7 +1,8 @@
-"""Manifests and previews in memory: how many, how fresh, and what is streamed instead."""
+"""Manifests and previews in memory: how many are kept, how fresh they are, and which files are streamed instead."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import shutil
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opentalking_core.catalog.file_cache import FileCache
+from opentalking_core.metrics import Metrics
 from opentalking_core.testing.running import running_service
 
 from .helpers.stores import StampedStore, WatchedStore, serve, wait_until, write_bundle
@@ -24,8 +27,8 @@ NEVER = 3600.0  # seconds from one periodic scan to the next
 CUSTOM = {"custom_avatar": True}
 MiB = 1024 * 1024
 
-#: At OPENTALKING_CACHE_MB=1, three quarters are for files, of which each may take a quarter.
-LARGEST_KEPT = MiB * 3 // 4 // 4
+#: With OPENTALKING_CACHE_MB=1, three quarters are for files, and each file may take a quarter of that.
+MAX_CACHED_BYTES = MiB * 3 // 4 // 4
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:
@@ -38,9 +41,29 @@ def preview(service: httpx.Client, avatar_id: str) -> bytes:
     return answer.content
 
 
+async def open_twice(seconds_between: float) -> WatchedStore:
+    """Open a file through a cache with a maximum age of 5 s, let time pass, and open the file again if it is stale."""
+    store, now = WatchedStore(), 100.0
+    await store.inner.create("anna", {"manifest.json": b"{}"})
+    cache = FileCache(store, MiB, lambda: None, 5.0, Metrics(), lambda: now)
+    for _ in range(2):
+        if cache.fresh("anna", "manifest.json") is None:
+            async with cache.open("anna", "manifest.json"):
+                pass
+        assert cache.fresh("anna", "manifest.json")
+        now += seconds_between
+    return store
+
+
+@pytest.mark.parametrize(("seconds", "opens"), [(0.0, 1), (5.0, 1), (5.1, 2)])
+def test_file_is_verified_again_after_its_maximum_age(seconds: float, opens: int) -> None:
+    store = asyncio.run(open_twice(seconds))
+    assert (len(store.opened), len(store.read)) == (opens, 1)
+
+
 @pytest.mark.parametrize(("cache_mb", "least", "most"), [(1, 0.1, 3.5), (64, 7.0, 14.0)])
-def test_no_more_is_kept_than_is_allowed(tmp_path: Path, cache_mb: int, least: float, most: float) -> None:
-    """7.2 MiB of previews are asked for; what is on its way to the client takes some memory, too."""
+def test_cache_keeps_no_more_than_its_limit(tmp_path: Path, cache_mb: int, least: float, most: float) -> None:
+    """The test reads 7.2 MiB of previews. Responses on their way to the client take some memory, too."""
     for n in range(50):
         write_bundle(tmp_path / f"anna-{n}", {"preview.png": some_bytes(150_000, n)})
     with running_service(tmp_path.as_uri(), cache_mb=cache_mb, refresh_seconds=NEVER) as service:
@@ -56,7 +79,7 @@ def test_no_more_is_kept_than_is_allowed(tmp_path: Path, cache_mb: int, least: f
     assert least < held / MiB < most
 
 
-def test_what_was_used_last_is_kept() -> None:
+def test_recently_used_files_are_kept() -> None:
     store = WatchedStore()
     store.put(*"abcdef", files={"preview.png": some_bytes(150_000)})  # five of them have room
     with serve(store, cache_mb=1, refresh_seconds=NEVER) as service:
@@ -69,19 +92,19 @@ def test_what_was_used_last_is_kept() -> None:
         assert [name[0] for name in store.opened] == list("abcdefb")
 
 
-@pytest.mark.parametrize("size", [LARGEST_KEPT, LARGEST_KEPT + 1, 3 * MiB + 1])
-def test_what_is_too_large_is_streamed_each_time(size: int) -> None:
+@pytest.mark.parametrize("size", [MAX_CACHED_BYTES, MAX_CACHED_BYTES + 1, 3 * MiB + 1])
+def test_large_file_is_streamed_each_time(size: int) -> None:
     store = WatchedStore()
     store.put("anna", files={"preview.png": some_bytes(size)})
     with serve(store, cache_mb=1, refresh_seconds=NEVER) as service:
         for _ in range(3):
             assert preview(service, "anna") == some_bytes(size)
         name = "anna/preview.png"
-        times = (1, 1, 0) if size <= LARGEST_KEPT else (3, 0, 3)
+        times = (1, 1, 0) if size <= MAX_CACHED_BYTES else (3, 0, 3)
         assert (store.opened.count(name), store.read.count(name), store.streamed.count(name)) == times
 
 
-def test_a_stream_takes_little_memory(tmp_path: Path) -> None:
+def test_streaming_takes_little_memory(tmp_path: Path) -> None:
     write_bundle(tmp_path / "anna", {"preview.png": bytes(32 * MiB)})
     with running_service(tmp_path.as_uri(), cache_mb=1) as service:
         tracemalloc.start()
@@ -95,7 +118,7 @@ def test_a_stream_takes_little_memory(tmp_path: Path) -> None:
     assert most < 8 * MiB
 
 
-def test_a_change_elsewhere_costs_a_look_and_no_reading() -> None:
+def test_changed_stamp_costs_an_open_and_no_read() -> None:
     store = StampedStore()
     store.put("anna", files={"preview.png": b"png"})
     with serve(store, refresh_seconds=NEVER) as service:
@@ -109,8 +132,8 @@ def test_a_change_elsewhere_costs_a_look_and_no_reading() -> None:
             assert (len(store.opened), store.read) == (1, [])
 
 
-def test_a_bundle_replaced_by_another_is_not_served_stale(tmp_path: Path) -> None:
-    """One of the same id, with files of the same size, as a deployment by renaming does it."""
+def test_replaced_bundle_in_a_folder_is_served_at_once(tmp_path: Path) -> None:
+    """The new bundle has the same id and files of the same size, as after a deployment by renaming."""
     avatars, elsewhere = tmp_path / "avatars", tmp_path / "elsewhere"
     write_bundle(avatars / "anna", {"preview.png": b"00"}, name="Anna 00")
     with running_service(avatars.as_uri(), refresh_seconds=NEVER) as service:
@@ -127,7 +150,7 @@ def test_a_bundle_replaced_by_another_is_not_served_stale(tmp_path: Path) -> Non
             assert service.get("/avatars").json()[0]["name"] == f"Anna {n:02}"
 
 
-def test_a_bundle_replaced_in_a_store_that_can_tell_is_not_served_stale() -> None:
+def test_replaced_bundle_in_a_store_with_stamp_is_served_at_once() -> None:
     store = StampedStore()
     with serve(store, refresh_seconds=NEVER) as service:
         for n in range(10):
@@ -139,7 +162,7 @@ def test_a_bundle_replaced_in_a_store_that_can_tell_is_not_served_stale() -> Non
             assert service.get("/avatars/anna/preview").status_code == 404
 
 
-def test_in_a_store_that_cannot_tell_files_are_not_older_than_the_list() -> None:
+def test_replaced_bundle_in_a_store_without_stamp_is_served_after_a_scan() -> None:
     store = WatchedStore()
     store.put("anna", files={"preview.png": b"old"}, name="Old")
     with serve(store, refresh_seconds=0.02) as service:
@@ -153,7 +176,7 @@ def test_in_a_store_that_cannot_tell_files_are_not_older_than_the_list() -> None
         wait_until(lambda: service.get("/avatars/anna/preview").status_code == 404)
 
 
-def test_what_is_missing_or_broken_is_not_remembered() -> None:
+def test_missing_and_broken_files_are_not_cached() -> None:
     store = WatchedStore()
     with serve(store, refresh_seconds=NEVER) as service:
         for path in ("/avatars/anna", "/avatars/anna/preview"):
@@ -167,7 +190,7 @@ def test_what_is_missing_or_broken_is_not_remembered() -> None:
 
 
 @pytest.mark.parametrize("store_type", [StampedStore, WatchedStore], ids=["stamp", "no stamp"])
-def test_what_was_deleted_here_is_gone_at_once(store_type: type[WatchedStore]) -> None:
+def test_deleted_avatar_is_gone_at_once(store_type: type[WatchedStore]) -> None:
     store = store_type()
     store.put("anna", "ben", files={"preview.png": b"png"}, metadata=CUSTOM)
     with serve(store, refresh_seconds=NEVER) as service:
@@ -183,7 +206,7 @@ def test_what_was_deleted_here_is_gone_at_once(store_type: type[WatchedStore]) -
 
 @pytest.mark.parametrize("store_type", [StampedStore, WatchedStore], ids=["stamp", "no stamp"])
 @pytest.mark.parametrize("path", ["manifest.json", "preview.png"])
-def test_what_was_read_before_its_deletion_is_not_kept_after_it(store_type: type[WatchedStore], path: str) -> None:
+def test_file_deleted_while_it_is_read_is_not_cached(store_type: type[WatchedStore], path: str) -> None:
     store = store_type()
     store.put("anna", files={"preview.png": b"png"}, metadata=CUSTOM)
     url = "/avatars/anna" if path == "manifest.json" else "/avatars/anna/preview"
@@ -194,18 +217,18 @@ def test_what_was_read_before_its_deletion_is_not_kept_after_it(store_type: type
             wait_until(lambda: hold.waiting)
             assert service.delete("/avatars/anna").status_code == 200
             hold.is_over = True
-        assert reading.result().status_code == 200, "it was there when it was asked for"
+        assert reading.result().status_code == 200, "the file existed when the request began"
         assert service.get(url).status_code == 404
 
 
-def test_who_is_told_that_there_is_nothing_to_delete_is_not_shown_it_afterwards() -> None:
-    """Somebody else has deleted it, in a store that can't tell."""
+def test_failed_delete_evicts_cached_files() -> None:
+    """Another process has deleted the avatar, in a store without a change stamp."""
     store = WatchedStore()
     store.put("anna", "berta", files={"preview.png": b"a preview"}, metadata=CUSTOM)
     with serve(store, refresh_seconds=NEVER) as service:
         assert preview(service, "anna") == b"a preview"
         store.take("anna")
-        assert preview(service, "anna") == b"a preview", "or this shows nothing"
+        assert preview(service, "anna") == b"a preview", "the preview was cached"
         assert service.delete("/avatars/anna").status_code == 404
         for path in ("/avatars/anna", "/avatars/anna/preview"):
             assert service.get(path).status_code == 404

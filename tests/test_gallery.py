@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 import re
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,8 @@ import pytest
 from PIL import Image
 
 from opentalking_core.testing.running import running_service
+
+from .helpers.browser import running_chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from opentalking_core.testing.fixtures import FakeMouth, PutBundle
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<img src=x onerror=alert(1)><b>Bob</b>"
 KEY = "a-key-that-nobody-would-guess"
 
@@ -33,7 +32,7 @@ KEY = "a-key-that-nobody-would-guess"
 
 
 def linked_files(service: httpx.Client) -> list[str]:
-    """The addresses of all that the page is made of, found as a browser finds them."""
+    """Return the addresses of all files of the page, found as a browser finds them."""
     found = re.findall(r'(?:href|src)="(gallery/[^"]+)"', service.get("/").text)
     for script in found:
         if script.endswith(".js"):
@@ -42,7 +41,7 @@ def linked_files(service: httpx.Client) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def test_the_page_and_its_files_have_their_types_and_a_strict_policy(service: httpx.Client) -> None:
+def test_page_and_files_have_content_types_and_a_strict_policy(service: httpx.Client) -> None:
     types = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
     files = linked_files(service)
     assert {path.rpartition(".")[2] for path in files} == set(types)
@@ -59,7 +58,7 @@ def test_the_page_and_its_files_have_their_types_and_a_strict_policy(service: ht
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_nothing_is_loaded_from_elsewhere_and_nothing_is_inline(service: httpx.Client) -> None:
+def test_page_has_no_external_and_no_inline_resources(service: httpx.Client) -> None:
     for path in ("", *linked_files(service)):
         addresses = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}[^\s\"']*", service.get("/" + path).text)
         assert set(addresses) <= {"http://www.w3.org/2000/svg"}  # a namespace, not an address
@@ -67,7 +66,7 @@ def test_nothing_is_loaded_from_elsewhere_and_nothing_is_inline(service: httpx.C
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
 
 
-def test_a_copy_is_revalidated(service: httpx.Client) -> None:
+def test_page_responds_304_to_its_tag(service: httpx.Client) -> None:
     for path in ("/", "/gallery/gallery.js"):
         first = service.get(path)
         assert first.headers["cache-control"] == "no-cache"
@@ -80,13 +79,13 @@ def test_a_copy_is_revalidated(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/gallery/nothing.js", "/gallery/index.html", "/gallery/..%2Fgallery.py", "/gallery"])
-def test_there_is_nothing_else(service: httpx.Client, path: str) -> None:
+def test_other_paths_below_gallery_respond_404(service: httpx.Client, path: str) -> None:
     answer = service.get(path)
     assert answer.status_code == 404
     assert isinstance(answer.json()["detail"], str)
 
 
-def test_it_can_be_switched_off(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gallery_can_be_switched_off(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_GALLERY", "false")
     with running_service(store_url) as service:
         for path in ("/", "/gallery/gallery.js"):
@@ -96,7 +95,7 @@ def test_it_can_be_switched_off(store_url: str, monkeypatch: pytest.MonkeyPatch)
         assert service.get("/avatars").status_code == 200
 
 
-def test_the_page_needs_no_key_where_all_else_does(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_needs_no_key_if_everything_else_does(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENTALKING_API_KEYS", KEY)
     with running_service(store_url, protect="everything") as service:
         assert service.get("/avatars").status_code == 401
@@ -109,28 +108,20 @@ def test_the_page_needs_no_key_where_all_else_does(store_url: str, monkeypatch: 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium to test the gallery in: apt-get install chromium")
-    quiet = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    if os.geteuid() == 0:
-        quiet.append("--no-sandbox")  # Chromium's doesn't work for root
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        yield browser
-        browser.close()
+    with running_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture
 def put_bundle(put_bundle: PutBundle) -> Iterator[PutBundle]:
-    """As ever, but in another thread: Playwright has an event loop running in this one."""
+    """Like the shared fixture, but in another thread, because Playwright runs an event loop in this thread."""
     with ThreadPoolExecutor(1) as thread:
         yield lambda *args, **more: thread.submit(put_bundle, *args, **more).result()
 
 
 @pytest.fixture
 def open_page(browser: Browser, service: httpx.Client) -> Iterator[Callable[..., Page]]:
-    """Opens the gallery; whatever a page complains about fails the test."""
+    """Return a function that opens the gallery. Any complaint on the page's console fails the test."""
     complaints: list[str] = []
     contexts = []
 
@@ -171,12 +162,12 @@ def picture(width: int = 300, height: int = 400) -> bytes:
 
 
 def wait_text(page: Page, selector: str, text: str) -> None:
-    """Until an element that can be seen contains the text."""
+    """Wait until a visible element contains the text."""
     page.locator(selector).filter(has_text=text).wait_for()
 
 
 def loaded(page: Page, selector: str) -> None:
-    """Until a picture has been decoded."""
+    """Wait until a picture is decoded."""
     page.wait_for_function("(selector) => document.querySelector(selector)?.naturalWidth > 0", arg=selector)
 
 
@@ -190,7 +181,7 @@ def fill_in(page: Page, photo: Path, name: str = "Alice") -> None:
     page.get_by_label("Name", exact=True).fill(name)
 
 
-def test_an_avatar_is_made_its_mouth_seen_and_it_is_deleted(
+def test_avatar_is_created_shown_with_its_mouth_and_deleted(
     open_page: Callable[..., Page], base: str, photo: Path, service: httpx.Client
 ) -> None:
     photo.write_bytes(picture(300, 400))
@@ -234,7 +225,7 @@ def test_an_avatar_is_made_its_mouth_seen_and_it_is_deleted(
     assert service.get(f"/avatars/{avatar_id}").status_code == 404
 
 
-def test_where_no_mouth_is_found_it_says_so(
+def test_avatar_without_mouth_says_so(
     open_page: Callable[..., Page], base: str, photo: Path, fake_mouth: FakeMouth
 ) -> None:
     fake_mouth.landmarks = None
@@ -246,7 +237,7 @@ def test_where_no_mouth_is_found_it_says_so(
     assert page.locator("#detail-outlines polygon").count() == 0
 
 
-def test_the_checks_are_shown_before_creation(
+def test_portrait_checks_show_before_creation(
     open_page: Callable[..., Page], base: str, tmp_path: Path, fake_mouth: FakeMouth
 ) -> None:
     assert fake_mouth.landmarks is not None
@@ -265,7 +256,9 @@ def test_the_checks_are_shown_before_creation(
     wait_text(page, "#check-all", "The face is 360 pixels wide.")
 
 
-def test_names_are_text(open_page: Callable[..., Page], put_bundle: PutBundle, base: str, photo: Path) -> None:
+def test_hostile_names_are_shown_as_text(
+    open_page: Callable[..., Page], put_bundle: PutBundle, base: str, photo: Path
+) -> None:
     put_bundle("hostile", {"name": HOSTILE, "metadata": {"animation": {"outer_lip": [["<b>", 1], 2]}, "x": HOSTILE}})
     page = open_page("/#/hostile")
     wait_text(page, "#detail-name", HOSTILE)
@@ -280,7 +273,7 @@ def test_names_are_text(open_page: Callable[..., Page], put_bundle: PutBundle, b
     assert page.locator('img[src="x"], b').count() == 0
 
 
-def test_errors_are_told_in_words(
+def test_errors_show_as_sentences(
     open_page: Callable[..., Page], put_bundle: PutBundle, base: str, photo: Path, tmp_path: Path
 ) -> None:
     page = open_page()
@@ -310,7 +303,7 @@ def test_errors_are_told_in_words(
     wait_text(page, "#detail-error", "There is no avatar 'nobody'.")
 
 
-def test_a_list_that_cannot_be_loaded_can_be_tried_again(open_page: Callable[..., Page], base: str) -> None:
+def test_failed_list_can_be_loaded_again(open_page: Callable[..., Page], base: str) -> None:
     page = open_page()
     detail = {"detail": "the avatars can't be reached: the disk is gone"}
     page.route("**/avatars", lambda route: route.fulfill(status=503, json=detail), times=1)
@@ -320,7 +313,7 @@ def test_a_list_that_cannot_be_loaded_can_be_tried_again(open_page: Callable[...
     wait_text(page, "#count", "1 avatar")
 
 
-def test_where_there_is_nothing_it_says_what_to_do(open_page: Callable[..., Page], put_bundle: PutBundle) -> None:
+def test_empty_gallery_says_what_to_do(open_page: Callable[..., Page], put_bundle: PutBundle) -> None:
     page = open_page()
     wait_text(page, "#message", "No avatars yet")
     wait_text(page, "#message", "opentalking-core demo")
@@ -334,7 +327,7 @@ def test_where_there_is_nothing_it_says_what_to_do(open_page: Callable[..., Page
     assert page.locator("#message").is_hidden()
 
 
-def test_search_and_filters_in_a_large_catalog(open_page: Callable[..., Page]) -> None:
+def test_search_and_filters_work_in_a_large_catalog(open_page: Callable[..., Page]) -> None:
     summaries = [
         {
             "id": f"avatar-{n}",
@@ -377,7 +370,7 @@ def test_search_and_filters_in_a_large_catalog(open_page: Callable[..., Page]) -
     assert "avatar-7" in page.locator(".card-name").all_inner_texts()  # one that has no name
 
 
-def test_everything_is_done_with_the_keyboard(
+def test_gallery_works_with_the_keyboard_alone(
     open_page: Callable[..., Page], put_bundle: PutBundle, base: str, service: httpx.Client
 ) -> None:
     put_bundle("mine", {"name": "Mine", "metadata": {"custom_avatar": True}}, {"preview.png": picture()})
@@ -412,7 +405,7 @@ def test_everything_is_done_with_the_keyboard(
     assert service.get("/avatars/mine").status_code == 404
 
 
-def test_only_custom_avatars_can_be_deleted(open_page: Callable[..., Page], base: str) -> None:
+def test_only_custom_avatars_have_a_delete_button(open_page: Callable[..., Page], base: str) -> None:
     page = open_page(f"/#/{base}")
     page.locator("#manifest").wait_for()
     assert page.locator("#delete").is_hidden()
@@ -423,7 +416,7 @@ def test_only_custom_avatars_can_be_deleted(open_page: Callable[..., Page], base
     wait_text(page, "#detail-name", "Demo")
 
 
-def test_a_dropped_photo_opens_the_form(open_page: Callable[..., Page], base: str) -> None:
+def test_dropped_photo_opens_the_form(open_page: Callable[..., Page], base: str) -> None:
     page = open_page()
     wait_text(page, "#count", "1 avatar")
     transfer = page.evaluate_handle(
@@ -444,7 +437,7 @@ def test_a_dropped_photo_opens_the_form(open_page: Callable[..., Page], base: st
     assert focused(page) == "name"
 
 
-def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(
+def test_upload_shows_progress_and_can_be_cancelled(
     open_page: Callable[..., Page], base: str, tmp_path: Path, service: httpx.Client
 ) -> None:
     large = tmp_path / "large.png"
@@ -468,7 +461,7 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(
     assert page.get_by_role("button", name="Create avatar").is_visible()
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(
+def test_nothing_is_wider_than_a_phone_screen(
     open_page: Callable[..., Page], put_bundle: PutBundle, base: str, photo: Path
 ) -> None:
     put_bundle("x" * 60, {"name": "W" * 90}, {"preview.png": picture(900, 500)})
@@ -499,7 +492,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(
     assert widest() == 360
 
 
-def test_a_key_is_asked_for_where_one_is_needed(
+def test_gallery_asks_for_a_key_if_one_is_needed(
     open_page: Callable[..., Page], put_bundle: PutBundle, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_bundle("mine", {"name": "Mine", "metadata": {"custom_avatar": True}}, {"preview.png": picture()})

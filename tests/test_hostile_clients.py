@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly, or something else than HTTP, or don't read what they asked for."""
+"""Clients that send too much, too slowly or no valid HTTP, or that don't read the responses they requested."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ GET = b"GET /avatars HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Watched(http_protocol.LimitedHttpProtocol):
-    """Lets a test look when it wants to, at its only connection, and know what arrives there."""
+    """Lets a test check the progress of its only connection at any time, and count the bytes that arrive there."""
 
     last: Watched
     keep_alive_seconds = 5.0
-    looks_after_each_piece = False
+    checks_after_each_chunk = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         Watched.last = self
@@ -48,19 +48,19 @@ class Watched(http_protocol.LimitedHttpProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.looks_after_each_piece:
-            self.look()
+        if self.checks_after_each_chunk:
+            self.check_progress()
         self.bytes_received += len(data)
 
-    def look_now(self) -> None:
-        looked = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (self.look(), looked.set()))
-        assert looked.wait(30)
+    def check_progress_now(self) -> None:
+        checked = threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (self.check_progress(), checked.set()))
+        assert checked.wait(30)
 
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Services that are started speak HTTP with `Watched`."""
+    """Make services use the protocol `Watched`."""
     monkeypatch.setattr(running, "LimitedHttpProtocol", Watched)
 
 
@@ -70,8 +70,8 @@ def connection(service: httpx.Client) -> Iterator[socket.socket]:
         yield sock
 
 
-def everything(sock: socket.socket) -> bytes:
-    """What is sent until the server closes the connection."""
+def receive_all(sock: socket.socket) -> bytes:
+    """Receive until the server closes the connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while data := sock.recv(65536):
@@ -79,32 +79,32 @@ def everything(sock: socket.socket) -> bytes:
     return received
 
 
-def some(sock: socket.socket) -> bytes:
-    """What there is, of a connection that isn't to be closed yet."""
+def receive_some(sock: socket.socket) -> bytes:
+    """Receive what is there; fail if the server has closed the connection."""
     data = sock.recv(65536)
     assert data, "closed by the server"
     return data
 
 
 def next_answer(sock: socket.socket) -> bytes:
-    """The head of the next answer; its body is read, too, and nothing is behind it."""
+    """Receive the next response, make sure that nothing follows, and return its head."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += some(sock)
+        received += receive_some(sock)
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
     while len(body) < length:
-        body += some(sock)
+        body += receive_some(sock)
     assert len(body) == length
     return head
 
 
 def flood(sock: socket.socket, piece: bytes, times: int) -> bytes:
-    """Send `piece` again and again; what the server says before it closes the connection."""
+    """Send `piece` repeatedly, and return what the server sends before it closes the connection."""
     with contextlib.suppress(ConnectionError):
         for _ in range(times):
             sock.sendall(piece)
-    return everything(sock)
+    return receive_all(sock)
 
 
 @pytest.mark.parametrize(
@@ -117,22 +117,23 @@ def flood(sock: socket.socket, piece: bytes, times: int) -> bytes:
     ],
     ids=["path", "value", "name", "headers"],
 )
-def test_a_head_that_does_not_end(service: httpx.Client, start: bytes, piece: bytes) -> None:
+def test_endless_head_closes_the_connection(service: httpx.Client, start: bytes, piece: bytes) -> None:
     with connection(service) as sock:
         sock.sendall(start)
         answer = flood(sock, piece, 1000)
-    assert answer == b"" or answer.split(b" ", 2)[1] in (b"431", b"400")
+    # The answer is lost if the client's last bytes reach a closed socket, and the system resets the connection.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
     assert service.get("/avatars").status_code == 200
 
 
-def test_requests_that_come_all_at_once_are_not_taken_for_one_large_one(service: httpx.Client) -> None:
+def test_many_pipelined_requests_do_not_count_as_one_large_head(service: httpx.Client) -> None:
     request = b"GET /avatars HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 30_000 + b"\r\n\r\n"
     with connection(service) as sock:
         sock.sendall(request * 19 + request.replace(b"X: ", b"Connection: close\r\nX: "))
-        assert everything(sock).count(b"HTTP/1.1 200 ") == 20
+        assert receive_all(sock).count(b"HTTP/1.1 200 ") == 20
 
 
-def test_trailers_that_do_not_end(service: httpx.Client) -> None:
+def test_endless_trailers_close_the_connection(service: httpx.Client) -> None:
     with connection(service) as sock:
         sock.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n-\r\n0\r\nX: ")
         answer = flood(sock, b"a" * 1024 * 1024, 200)
@@ -140,8 +141,8 @@ def test_trailers_that_do_not_end(service: httpx.Client) -> None:
     assert service.get("/avatars").status_code == 200
 
 
-def test_a_head_that_does_not_come(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+def test_incomplete_head_closes_the_connection(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     with running_service(store_url) as service:
         for start in (
             b"",
@@ -151,15 +152,17 @@ def test_a_head_that_does_not_come(store_url: str, monkeypatch: pytest.MonkeyPat
         ):
             with connection(service) as sock:
                 sock.sendall(start)
-                answer = everything(sock)  # returns once the server closes
+                answer = receive_all(sock)  # returns once the server closes
             assert answer.count(b"HTTP/1.1 200") == start.count(b"\r\n\r\n")
         assert service.get("/avatars").status_code == 200
 
 
 @pytest.mark.usefixtures("watched")
-def test_heads_that_begin_in_the_piece_that_ends_another(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whenever one looks, a head isn't complete; but it's always another."""
-    monkeypatch.setattr(Watched, "looks_after_each_piece", True)
+def test_heads_that_always_straddle_two_chunks_keep_the_connection(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head is incomplete at every check, but a different one each time."""
+    monkeypatch.setattr(Watched, "checks_after_each_chunk", True)
     with running_service(store_url) as service, connection(service) as sock:
         sock.sendall(GET[:20])
         for _ in range(5):
@@ -168,7 +171,7 @@ def test_heads_that_begin_in_the_piece_that_ends_another(store_url: str, monkeyp
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
-def test_a_body_that_nobody_needs_is_not_waited_for(service: httpx.Client, method: str) -> None:
+def test_request_without_need_of_its_body_is_answered_at_once(service: httpx.Client, method: str) -> None:
     with connection(service) as sock:
         sock.sendall(method.encode() + b" /avatars HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 ")
@@ -180,10 +183,10 @@ def test_a_body_that_nobody_needs_is_not_waited_for(service: httpx.Client, metho
     [(GET, b"\r\n"), (GET.replace(b"Host", b"Content-Length: 100000\r\nHost"), b"x")],
     ids=["line ends", "body"],
 )
-def test_hardly_anything_after_an_answer(
+def test_trickle_after_a_response_closes_the_connection(
     store_url: str, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes, piece: bytes, times: int
 ) -> None:
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     with running_service(store_url) as service, connection(service) as sock:
         sock.sendall(request_bytes)
         next_answer(sock)
@@ -196,11 +199,11 @@ def test_hardly_anything_after_an_answer(
                     closed = sock.recv(65536) == b""
                     break
         sock.settimeout(30)
-        assert closed or everything(sock) == b""
+        assert closed or receive_all(sock) == b""
 
 
 @pytest.mark.usefixtures("watched")
-def test_the_rest_of_a_refused_upload_may_come_slowly(store_url: str) -> None:
+def test_rest_of_a_refused_upload_may_arrive_slowly(store_url: str) -> None:
     piece = bytes(100_000)
     with running_service(store_url) as service, connection(service) as sock:
         sock.sendall(HEAD.replace(b"multipart/form-data", b"image/png") + b"Content-Length: 500000\r\n\r\n")
@@ -212,20 +215,20 @@ def test_the_rest_of_a_refused_upload_may_come_slowly(store_url: str) -> None:
             while Watched.last.bytes_received < expected:
                 assert not Watched.last.lost.is_set()
                 time.sleep(0.001)
-            Watched.last.look_now()
+            Watched.last.check_progress_now()
         sock.sendall(GET)
         assert next_answer(sock).startswith(b"HTTP/1.1 200 ")
 
 
-def test_more_requests_at_once_than_anybody_sends(service: httpx.Client) -> None:
+def test_too_many_pipelined_requests_close_the_connection(service: httpx.Client) -> None:
     times = 14_000
     with connection(service) as sock:
         assert flood(sock, b"HEAD / HTTP/1.1\r\n\r\n" * times, 1).count(b"HTTP/1.1 ") < times
     assert service.get("/avatars").status_code == 200
 
 
-def test_requests_without_end_are_read_as_they_are_answered(service: httpx.Client) -> None:
-    """Those of a piece are fewer than may wait for their turn; those of some pieces would be more."""
+def test_pipelined_requests_are_read_no_faster_than_answered(service: httpx.Client) -> None:
+    """The requests of one chunk are fewer than the limit; those of several chunks exceed the limit."""
     request = b"HEAD /avatars HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 400 + b"\r\n\r\n"
     times = 5000
     with connection(service) as sock:
@@ -245,7 +248,7 @@ def flood_without_reading(sock: socket.socket, data: bytes) -> None:
 
 @pytest.fixture
 def preview(put_bundle: PutBundle) -> bytes:
-    """anna's: more than the buffers of both sides' systems have room for."""
+    """Store a preview of anna that exceeds the socket buffers of server and client, and return it."""
     content = random.Random(1).randbytes(1024) * 20 * 1024
     put_bundle("anna", files={"preview.png": content})
     return content
@@ -256,7 +259,7 @@ PREVIEW = b"GET /avatars/anna/preview HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @contextlib.contextmanager
 def narrow_connection(service: httpx.Client) -> Iterator[socket.socket]:
-    """The client's system takes in little that the client doesn't read."""
+    """Connect with a small receive buffer."""
     with socket.socket() as sock:
         sock.settimeout(30)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -266,71 +269,71 @@ def narrow_connection(service: httpx.Client) -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("cache_mb", [1, 200], ids=["streamed", "from memory"])
 @pytest.mark.usefixtures("watched")
-def test_an_answer_that_is_not_read(
+def test_unread_response_closes_the_connection(
     store_url: str, preview: bytes, monkeypatch: pytest.MonkeyPatch, cache_mb: int
 ) -> None:
-    """One from memory is complete for the server, so that the keep-alive timeout closes the connection."""
-    monkeypatch.setattr(http_protocol, "SECONDS_BETWEEN_LOOKS", 0.2)
+    """A response from memory is complete for the server, so the keep-alive timeout closes the connection."""
+    monkeypatch.setattr(http_protocol, "PROGRESS_CHECK_SECONDS", 0.2)
     monkeypatch.setattr(Watched, "keep_alive_seconds", 0.1)
     with running_service(store_url, cache_mb=cache_mb) as service, narrow_connection(service) as sock:
         sock.sendall(PREVIEW)
         assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
         assert Watched.last.lost.wait(30)
-        assert len(everything(sock)) < len(preview)
+        assert len(receive_all(sock)) < len(preview)
 
 
 @pytest.mark.parametrize("cache_mb", [1, 200], ids=["streamed", "from memory"])
 @pytest.mark.usefixtures("watched")
-def test_an_answer_that_is_read_slowly(store_url: str, preview: bytes, cache_mb: int) -> None:
+def test_slowly_read_response_arrives_whole(store_url: str, preview: bytes, cache_mb: int) -> None:
     with running_service(store_url, cache_mb=cache_mb) as service, narrow_connection(service) as sock:
         sock.sendall(PREVIEW.replace(b"Host", b"Connection: close\r\nHost"))
         received = b""
         for end in range(0, 9_000_000, 300_000):
             while len(received) <= end:
-                received += some(sock)
-            Watched.last.look_now()
-        received += everything(sock)
+                received += receive_some(sock)
+            Watched.last.check_progress_now()
+        received += receive_all(sock)
         assert received.endswith(b"\r\n\r\n" + preview)
 
 
 @pytest.mark.parametrize("nonsense", [b"GET /" + b"a" * 500_000, b"\x00" * 100], ids=["431", "400"])
-def test_no_refusal_in_the_midst_of_an_answer(store_url: str, preview: bytes, nonsense: bytes) -> None:
+def test_malformed_request_does_not_interrupt_a_response(store_url: str, preview: bytes, nonsense: bytes) -> None:
     with running_service(store_url, cache_mb=1) as service, connection(service) as sock:
         sock.sendall(PREVIEW)
         start = sock.recv(100)
         sock.sendall(nonsense)
-        head, _, body = (start + everything(sock)).partition(b"\r\n\r\n")
+        head, _, body = (start + receive_all(sock)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
         assert preview.startswith(body)
 
 
-def test_an_upload_that_trickles_gives_its_place_back(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "SECONDS_TO_BEGIN", 0.4)
+def test_trickling_upload_is_answered_408_and_frees_its_place(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "UPLOAD_GRACE_SECONDS", 0.4)
     with running_service(store_url, upload_queue=1) as service, connection(service) as sock:
         sock.sendall(HEAD + b"Content-Length: 100000\r\n\r\n--b\r\n")
         while service.post("/avatars/custom").status_code != 503:  # it has the only place
             time.sleep(0.01)
-        started = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            while time.monotonic() < started + 20:
-                sock.sendall(b"x")
-                sock.settimeout(0.05)
-                with contextlib.suppress(TimeoutError):
-                    answer = sock.recv(65536)
-                    break
+        answer = b""
+        sock.settimeout(0.05)
+        deadline = time.monotonic() + 20
+        while not answer:
+            assert time.monotonic() < deadline, "the upload still occupies its place"
+            sock.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = receive_some(sock)
         sock.settimeout(20)
         while not answer.endswith(b"}"):
-            answer += sock.recv(65536)
+            answer += receive_some(sock)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"KiB/s" in answer
         assert service.post("/avatars/custom").status_code == 400
 
 
-def test_an_upload_that_is_slow_but_steady_is_taken(
+def test_slow_but_steady_upload_succeeds(
     store_url: str, base: str, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upload, "SECONDS_TO_BEGIN", 0.5)
-    monkeypatch.setattr(upload, "BYTES_PER_SECOND", 200)
+    monkeypatch.setattr(upload, "UPLOAD_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(upload, "MIN_BYTES_PER_SECOND", 200)
     with running_service(store_url) as service, connection(service) as sock:
         form = b"".join(
             b'--b\r\nContent-Disposition: form-data; name="' + name + b'"; filename=a\r\n\r\n' + value + b"\r\n"
@@ -366,7 +369,7 @@ def test_an_upload_that_is_slow_but_steady_is_taken(
         b"DELETE /avatars/x HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
     ],
 )
-def test_what_is_no_ordinary_request(
+def test_unusual_request_responds_no_500(
     service: httpx.Client, request_bytes: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with connection(service) as sock:
@@ -374,6 +377,6 @@ def test_what_is_no_ordinary_request(
         sock.shutdown(socket.SHUT_WR)
         sock.settimeout(2)
         with contextlib.suppress(TimeoutError):
-            assert b" 500 " not in everything(sock)
+            assert b" 500 " not in receive_all(sock)
     assert service.get("/avatars").status_code == 200
     assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text

@@ -1,4 +1,4 @@
-"""GET /avatars with a query: pages of the list, and parts of it."""
+"""GET /avatars with a query: pages, filters and search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ids(answer: httpx.Response) -> list[str]:
 
 
 def next_page(answer: httpx.Response) -> str | None:
-    """The URL in Link: <...>; rel="next", in the words of RFC 8288."""
+    """Return the URL in Link: <...>; rel="next" (RFC 8288), or None."""
     if "link" not in answer.headers:
         return None
     found = re.fullmatch(r"<([!#-;=?-~]+)>; rel=\"?next\"?", answer.headers["link"])
@@ -38,7 +38,7 @@ def next_page(answer: httpx.Response) -> str | None:
 
 
 def walk(service: httpx.Client, path: str) -> list[list[str]]:
-    """The ids of each page, from `path` to the last."""
+    """Return the ids of each page, from `path` to the last page."""
     pages = []
     following: str | None = path
     while following is not None:
@@ -51,7 +51,7 @@ def walk(service: httpx.Client, path: str) -> list[list[str]]:
 
 @pytest.fixture
 def seven(put_bundle: PutBundle) -> list[str]:
-    """Seven avatars' ids, sorted."""
+    """Create seven avatars, and return their ids, sorted."""
     names = ["a", "a-1", "b", "custom", "z", "é", "李雷"]
     for name in reversed(names):
         put_bundle(name)
@@ -61,7 +61,7 @@ def seven(put_bundle: PutBundle) -> list[str]:
 # -- pages
 
 
-def test_pages_are_the_list_cut_in_pieces(service: httpx.Client, seven: list[str]) -> None:
+def test_pages_together_are_the_list(service: httpx.Client, seven: list[str]) -> None:
     whole = service.get("/avatars")
     assert "link" not in whole.headers
     for limit in (1, 2, 3, 6, 7, 8, 1000):
@@ -73,7 +73,7 @@ def test_pages_are_the_list_cut_in_pieces(service: httpx.Client, seven: list[str
     assert next_page(first) is None
 
 
-def test_the_total_is_of_all_pages(service: httpx.Client, seven: list[str]) -> None:
+def test_total_counts_all_pages(service: httpx.Client, seven: list[str]) -> None:
     path: str | None = "/avatars?limit=3"
     totals = []
     while path is not None:
@@ -83,15 +83,15 @@ def test_the_total_is_of_all_pages(service: httpx.Client, seven: list[str]) -> N
     assert totals == ["7", "7", "7"]
 
 
-def test_an_empty_store_has_one_empty_page(service: httpx.Client) -> None:
+def test_empty_store_has_one_empty_page(service: httpx.Client) -> None:
     answer = service.get("/avatars?limit=5")
     assert ids(answer) == []
     assert answer.headers["x-total-count"] == "0"
     assert next_page(answer) is None
 
 
-def test_a_cursor_is_where_a_page_begins(service: httpx.Client, seven: list[str]) -> None:
-    """A client may remember one for as long as it likes, and the avatar that it names may be gone."""
+def test_page_begins_after_its_cursor(service: httpx.Client, seven: list[str]) -> None:
+    """A client may keep a cursor for any time, and the avatar that the cursor names may be gone."""
     for cursor, left in (("", 7), ("a", 6), ("a-0", 6), ("a-1", 5), ("c", 4), ("zz", 2), ("李雷", 0), ("龜", 0)):
         for limit in ("", "&limit=1000"):
             assert ids(service.get(f"/avatars?cursor={quote(cursor)}{limit}")) == seven[7 - left :]
@@ -99,10 +99,10 @@ def test_a_cursor_is_where_a_page_begins(service: httpx.Client, seven: list[str]
         assert service.get(f"/avatars?cursor={nonsense}").status_code == 200
 
 
-def test_pages_while_avatars_come_and_go(
+def test_pages_stay_disjoint_while_avatars_come_and_go(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
-    """Who is there all the time is on exactly one page; nobody is on two."""
+    """An avatar that exists all the time is on exactly one page. No avatar is on two."""
     staying = [f"m-{n:02}" for n in range(12)]
     for avatar_id in staying:
         put_bundle(avatar_id)
@@ -126,10 +126,12 @@ def test_pages_while_avatars_come_and_go(
     assert len(seen) == len(set(seen))
     assert seen == sorted(seen)
     assert set(staying) <= set(seen)
-    assert {"m-05x", "m-11x"} & set(seen), "and of those who came some are seen"
+    assert {"m-05x", "m-11x"} & set(seen), "some of the new avatars are seen"
 
 
-def test_the_last_of_a_page_may_go(service: httpx.Client, seven: list[str], delete_bundle: DeleteBundle) -> None:
+def test_next_page_after_its_cursor_was_deleted_is_complete(
+    service: httpx.Client, seven: list[str], delete_bundle: DeleteBundle
+) -> None:
     first = service.get("/avatars?limit=3")
     following = next_page(first)
     assert following is not None
@@ -137,7 +139,7 @@ def test_the_last_of_a_page_may_go(service: httpx.Client, seven: list[str], dele
     assert ids(service.get(following)) == ["custom", "z", "é"]
 
 
-def test_the_link_keeps_what_was_asked_for(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_next_link_keeps_the_filters(service: httpx.Client, put_bundle: PutBundle) -> None:
     for n in range(5):
         put_bundle(f"x-{n}", {"name": 'A&B="ü" +%41', "model_type": "my type/1", "metadata": CUSTOM})
         put_bundle(f"y-{n}")
@@ -153,7 +155,7 @@ def test_the_link_keeps_what_was_asked_for(service: httpx.Client, put_bundle: Pu
     assert walk(service, link) == [["x-2", "x-3"], ["x-4"]]
 
 
-def test_hostile_queries_forge_no_header(service: httpx.Client, seven: list[str]) -> None:
+def test_hostile_query_forges_no_header(service: httpx.Client, seven: list[str]) -> None:
     for text in ("%0d%0aX-Evil:%201", '>;%20rel="next",<http://evil.example', "%22%3E", "%00", "%E2%80%A8", "é", "%"):
         answer = service.get(f"/avatars?limit=1&x={text}")
         assert ids(answer) == ["a"]
@@ -164,7 +166,7 @@ def test_hostile_queries_forge_no_header(service: httpx.Client, seven: list[str]
         assert ids(service.get(link)) == ["a-1"]
 
 
-# -- parts
+# -- filters
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def mixed(put_bundle: PutBundle) -> None:
 
 
 @pytest.mark.usefixtures("mixed")
-def test_each_filter(service: httpx.Client) -> None:
+def test_filter_selects_avatars(service: httpx.Client) -> None:
     everybody = ["anna", "bert", "cleo", "dora", "李雷"]
     for query, expected in {
         "model_type=wav2lip": ["anna", "bert"],
@@ -212,7 +214,7 @@ def test_each_filter(service: httpx.Client) -> None:
         "q=%00": [],
         "q=nobody": [],
         "q=" + "x" * 5000: [],
-        # all of them at once
+        # all filters at once
         "model_type=wav2lip&is_custom=true": ["bert"],
         "model_type=wav2lip&is_custom=false&q=ann": ["anna"],
         "is_custom=true&q=e": ["bert", "cleo"],
@@ -221,14 +223,14 @@ def test_each_filter(service: httpx.Client) -> None:
         "cursor=bert&is_custom=true": ["cleo"],
         "limit=1&cursor=bert&q=d": ["dora"],
         "limit=1000&cursor=&q=&is_custom=true&model_type=musetalk": ["cleo"],
-        # a parameter that is given twice has its last value
+        # of a repeated parameter the last value counts
         "q=anna&q=bert": ["bert"],
     }.items():
         assert ids(service.get(f"/avatars?{query}")) == expected, query
 
 
 @pytest.mark.usefixtures("mixed")
-def test_the_total_is_of_those_who_match(service: httpx.Client) -> None:
+def test_total_counts_matching_avatars(service: httpx.Client) -> None:
     for query, total in {"is_custom=true&limit=1": 2, "q=nobody": 0, "model_type=mock": 2, "q=&cursor=dora": 5}.items():
         answer = service.get(f"/avatars?{query}")
         assert answer.headers["x-total-count"] == str(total), query
@@ -236,29 +238,29 @@ def test_the_total_is_of_those_who_match(service: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("mixed")
-def test_filtered_avatars_look_as_in_the_whole_list(service: httpx.Client) -> None:
+def test_filtered_avatars_are_encoded_as_in_the_whole_list(service: httpx.Client) -> None:
     whole = {avatar["id"]: list(avatar.items()) for avatar in service.get("/avatars").json()}
     for avatar in service.get("/avatars?limit=1000").json():
         assert list(avatar.items()) == whole.pop(avatar["id"])
     assert not whole
 
 
-def test_changes_show_in_pages(service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle) -> None:
+def test_pages_show_changes(service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle) -> None:
     put_bundle("anna")
     assert ids(service.get("/avatars?q=anna")) == ["anna"]
     put_bundle("anna-2", {"metadata": CUSTOM})
     assert ids(service.get("/avatars?q=anna")) == ["anna", "anna-2"]
     assert service.delete("/avatars/anna-2").status_code == 200
     assert ids(service.get("/avatars?q=anna")) == ["anna"]
-    delete_bundle("anna")  # so soon after an own deletion that a scan has to find it
+    delete_bundle("anna")  # so soon after a local deletion that a scan has to find the change
     wait_for(lambda: ids(service.get("/avatars?q=anna")) == [])
 
 
-# -- what isn't understood
+# -- invalid queries
 
 
 @pytest.mark.usefixtures("seven")
-def test_an_invalid_value_is_400_and_says_why(service: httpx.Client) -> None:
+def test_invalid_value_is_rejected_with_a_reason(service: httpx.Client) -> None:
     wrong: dict[str, tuple[str, ...]] = {
         "limit": (
             "0",
@@ -296,7 +298,7 @@ def test_an_invalid_value_is_400_and_says_why(service: httpx.Client) -> None:
     assert service.head("/avatars?limit=0").status_code == 400
 
 
-def test_unknown_parameters_change_nothing(service: httpx.Client, seven: list[str]) -> None:
+def test_unknown_parameters_are_ignored(service: httpx.Client, seven: list[str]) -> None:
     whole: Any = service.get("/avatars")
     for query in (
         "",
@@ -318,21 +320,21 @@ def test_unknown_parameters_change_nothing(service: httpx.Client, seven: list[st
     assert ids(service.get("/avatars?limit=2&_=1")) == seven[:2]
 
 
-def test_head_of_a_page(service: httpx.Client, seven: list[str]) -> None:
+def test_head_of_page_has_the_headers_of_get(service: httpx.Client, seven: list[str]) -> None:
     get, head = service.get("/avatars?limit=2"), service.head("/avatars?limit=2")
     assert head.content == b""
     for name in ("link", "x-total-count", "content-length", "content-type"):
         assert head.headers[name] == get.headers[name]
 
 
-def test_a_page_may_be_kept_and_asked_for_again(service: httpx.Client, seven: list[str], put_bundle: PutBundle) -> None:
+def test_unchanged_page_is_answered_304(service: httpx.Client, seven: list[str], put_bundle: PutBundle) -> None:
     whole, page = service.get("/avatars"), service.get("/avatars?limit=2")
     assert page.headers["cache-control"] == "no-cache"
     again = service.get("/avatars?limit=2", headers={"If-None-Match": page.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert again.headers["x-total-count"] == "7"
     assert next_page(again) == next_page(page)
-    put_bundle("y")  # not on this page, but it counts
+    put_bundle("y")  # not on this page, but in the total
     again = service.get("/avatars?limit=2", headers={"If-None-Match": page.headers["etag"]})
     assert (ids(again), again.headers["x-total-count"]) == (seven[:2], "8")
     for other in (whole, service.get("/avatars?limit=3"), service.get("/avatars?limit=2&cursor=a")):
@@ -340,10 +342,10 @@ def test_a_page_may_be_kept_and_asked_for_again(service: httpx.Client, seven: li
         assert ids(answer) == seven[:2]
 
 
-def test_the_tag_of_a_page_is_also_of_what_its_headers_say(
+def test_etag_of_page_covers_its_headers(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle
 ) -> None:
-    """A cache that is told 304 may keep the headers that it has: the link must not lead to a page that is gone."""
+    """After a 304 a cache keeps the headers that it has, so the link must not lead to a page that is gone."""
     for n in range(11):
         put_bundle(f"a-{n:02}")
     page = service.get("/avatars?limit=10")

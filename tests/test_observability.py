@@ -1,4 +1,4 @@
-"""X-Request-ID, the metrics page and the access log: what tells the people who run the service what it does."""
+"""X-Request-ID, the metrics page and the access log."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ HOSTILE = (
 
 
 class Fails:
-    """A plugin that opens fails://, whose store fails in the way that an avatar's id says."""
+    """A plugin that opens fails:// as a store in which the avatar's id selects the failure."""
 
     @hookimpl
     def open_bundle_store(self, url: str) -> MemoryStore | None:
@@ -100,7 +100,7 @@ def requests_of_all_kinds() -> list[tuple[str, str, dict[str, str], int]]:
     ]
 
 
-def test_every_answer_has_the_id_of_its_request(
+def test_every_response_has_the_id_of_its_request(
     requests_of_all_kinds: list[tuple[str, str, dict[str, str], int]],
 ) -> None:
     made_up: list[str] = []
@@ -118,7 +118,7 @@ def test_every_answer_has_the_id_of_its_request(
     assert all(0 < len(each) <= 128 and each.isascii() and each.isprintable() and " " not in each for each in made_up)
 
 
-def test_which_ids_are_taken_over(service: httpx.Client) -> None:
+def test_only_well_formed_request_ids_are_returned(service: httpx.Client) -> None:
     for own in WELL_FORMED:
         assert ask(service, "/avatars/nobody", {"X-Request-ID": own}).headers["x-request-id"] == own
     for hostile in HOSTILE:
@@ -127,7 +127,7 @@ def test_which_ids_are_taken_over(service: httpx.Client) -> None:
         assert "x-evil" not in answer.headers
 
 
-def test_services_do_not_make_up_the_same_ids(service: httpx.Client, store_url: str) -> None:
+def test_two_services_generate_different_request_ids(service: httpx.Client, store_url: str) -> None:
     with running_service(store_url) as another:
         ids = [ask(client, "/avatars").headers["x-request-id"] for client in (service, another) for _ in range(5)]
     assert len(set(ids)) == 10
@@ -137,7 +137,7 @@ def test_services_do_not_make_up_the_same_ids(service: httpx.Client, store_url: 
 
 
 def numbers(service: httpx.Client, name: str, *labels: str) -> Numbers:
-    """The samples of that name, by the values of these labels."""
+    """Return the samples of that name, by the values of these labels."""
     families = text_string_to_metric_families(service.get("/metrics").text)
     return {
         tuple(sample.labels[label] for label in labels): sample.value
@@ -165,7 +165,7 @@ def detections(service: httpx.Client) -> Numbers:
     return numbers(service, "opentalking_detections_total", "detector", "outcome")
 
 
-def test_the_page_is_what_prometheus_reads(
+def test_metrics_page_is_valid_prometheus_text(
     service: httpx.Client, post_portrait: PostPortrait, put_bundle: PutBundle
 ) -> None:
     put_bundle("anna", files={"preview.png": b"png"})
@@ -193,7 +193,7 @@ def test_the_page_is_what_prometheus_reads(
 
 
 def assert_histograms(name: str, samples: list[Any]) -> None:
-    """Buckets grow up to the count, and the sum lies between their bounds."""
+    """Check that buckets grow up to the count, and that the sum lies between their bounds."""
     series: dict[frozenset[tuple[str, str]], dict[str, Any]] = {}
     for sample in samples:
         labels = frozenset((key, value) for key, value in sample.labels.items() if key != "le")
@@ -267,8 +267,8 @@ def test_requests_are_counted_by_method_route_and_status(
     }
 
 
-def test_strangers_cannot_make_up_series(service: httpx.Client) -> None:
-    """Each is kept for ever, here and in Prometheus."""
+def test_invented_paths_and_methods_create_no_time_series(service: httpx.Client) -> None:
+    """A time series is never removed, neither here nor in Prometheus."""
     ask(service, "/nowhere")
     ask(service, "/avatars/nobody")
     before = service.get("/metrics").text.count("\n")
@@ -283,8 +283,8 @@ def test_strangers_cannot_make_up_series(service: httpx.Client) -> None:
         assert f'method="{method}"' not in service.get("/metrics").text
 
 
-def test_made_up_methods_are_one_series() -> None:
-    """uvicorn refuses them, another server need not."""
+def test_invented_methods_share_one_time_series() -> None:
+    """uvicorn refuses invented methods; other servers may let them through."""
     host = PluginHost(PluginChoice(disabled=installed_detectors())).load()
     app = create_app(Settings(avatars_dir="memory://methods", portrait_workers=0), host)
 
@@ -302,7 +302,7 @@ def test_made_up_methods_are_one_series() -> None:
     assert sum(map(float, counted)) == 2 * 52
 
 
-def test_the_stages_of_uploads_are_counted(service: httpx.Client, post_portrait: PostPortrait, portrait: bytes) -> None:
+def test_upload_stages_are_counted(service: httpx.Client, post_portrait: PostPortrait, portrait: bytes) -> None:
     assert stages(service) == {}
     assert post_portrait().status_code == 200
     assert post_portrait().status_code == 200
@@ -319,7 +319,7 @@ def test_the_stages_of_uploads_are_counted(service: httpx.Client, post_portrait:
     assert all(0 < value < 60 for value in seconds.values())
 
 
-def test_operations_of_the_store_are_counted(
+def test_store_operations_are_counted(
     service: httpx.Client, post_portrait: PostPortrait, put_bundle: PutBundle
 ) -> None:
     put_bundle("anna", files={"preview.png": b"png"})
@@ -341,7 +341,7 @@ def test_operations_of_the_store_are_counted(
     assert operations(service, "delete") == {"ok": 1}
 
 
-def test_failures_of_the_store_are_counted_by_their_names(portrait: bytes) -> None:
+def test_store_failures_are_counted_by_name(portrait: bytes) -> None:
     with running_service("fails://", plugins={"fails": Fails(), "mouth": FakeMouth()}) as service:
         for avatar_id, status, times in (("down", 503, 2), ("bug", 500, 1), ("nobody", 404, 3)):
             for _ in range(times):
@@ -376,7 +376,7 @@ def test_detections_are_counted(store_url: str, base: str, portrait: bytes) -> N
         }
 
 
-def test_how_many_there_are_now(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_gauges_show_avatars_and_running_uploads(service: httpx.Client, put_bundle: PutBundle) -> None:
     for avatar_id in ("anna", "bert", "carl"):
         put_bundle(avatar_id, {"metadata": {"custom_avatar": True, "hidden": avatar_id == "carl"}})
     put_bundle("broken", b"no JSON")
@@ -392,7 +392,7 @@ def test_how_many_there_are_now(service: httpx.Client, put_bundle: PutBundle) ->
     wait_for(lambda: numbers(service, "opentalking_uploads_running") == {(): 0})
 
 
-def test_services_count_for_themselves(service: httpx.Client, store_url: str) -> None:
+def test_two_services_have_separate_metrics(service: httpx.Client, store_url: str) -> None:
     ask(service, "/avatars/nobody")
     with running_service(store_url) as another:
         assert requests(another) == {}
@@ -402,7 +402,7 @@ def test_services_count_for_themselves(service: httpx.Client, store_url: str) ->
 
 
 def lines(caplog: pytest.LogCaptureFixture, at_least: int) -> list[Any]:
-    """The lines of the access log, as soon as there are so many: a thread writes them."""
+    """Wait until the thread has written this many lines of the access log, and return the lines."""
 
     def written() -> list[Any]:
         found = [record for record in caplog.records if record.name == "opentalking_core.access"]
@@ -411,7 +411,7 @@ def lines(caplog: pytest.LogCaptureFixture, at_least: int) -> list[Any]:
     return wait_for(written)
 
 
-def test_a_line_for_each_request(
+def test_access_log_has_a_line_for_each_request(
     caplog: pytest.LogCaptureFixture, requests_of_all_kinds: list[tuple[str, str, dict[str, str], int]]
 ) -> None:
     caplog.set_level(logging.INFO, "opentalking_core.access")
@@ -429,7 +429,7 @@ def test_a_line_for_each_request(
         assert line.levelname == "INFO"
 
 
-def test_without_the_setting_there_are_no_lines(service: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_access_log_is_off_by_default(service: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for _ in range(3):
         assert ask(service, "/avatars").status == 200
@@ -437,7 +437,7 @@ def test_without_the_setting_there_are_no_lines(service: httpx.Client, caplog: p
 
 
 class SlowReader(logging.Handler):
-    """Takes as many lines as it is allowed to."""
+    """A handler that blocks until the test lets it take a line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -454,7 +454,7 @@ class SlowReader(logging.Handler):
 
 @pytest.fixture
 def slow_reader(caplog: pytest.LogCaptureFixture) -> Iterator[SlowReader]:
-    """Of the access log."""
+    """Add a slow reader to the access log."""
     caplog.set_level(logging.INFO, "opentalking_core.access")
     logger, reader = logging.getLogger("opentalking_core.access"), SlowReader()
     logger.addHandler(reader)
@@ -463,16 +463,16 @@ def slow_reader(caplog: pytest.LogCaptureFixture) -> Iterator[SlowReader]:
     reader.may_take.release(1000)
 
 
-def test_lines_that_nobody_reads_do_not_fill_the_memory(
+def test_unread_access_log_drops_lines_and_counts_them(
     store_url: str, slow_reader: SlowReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observability, "_MOST_LINES", 20)
+    monkeypatch.setattr(observability, "_MAX_QUEUED_LINES", 20)
     with running_service(store_url, access_log=True) as service:
         ask(service, "/avatars")
         wait_for(slow_reader.has_one.is_set)
         for _ in range(49):
             assert ask(service, "/avatars").status == 200
-        for n in range(5):  # there is a little room each time
+        for n in range(5):  # one line is taken each time
             slow_reader.may_take.release()
             wait_for(lambda: len(slow_reader.taken) > n)  # noqa: B023
             ask(service, "/avatars")
@@ -483,11 +483,11 @@ def test_lines_that_nobody_reads_do_not_fill_the_memory(
     *lines, gap, afterwards = slow_reader.taken
     assert {line.levelname for line in lines} == {"INFO"}
     assert gap.levelname == "WARNING"
-    assert gap.getMessage().startswith("34 requests have no line here")
+    assert gap.getMessage().startswith("dropped the lines of 34 requests")
     assert afterwards.__dict__["request_id"] == "afterwards"
 
 
-#: Line ends, escape codes of terminals, what turns text around: none of it may reach a log as it is.
+#: Line ends, terminal escape codes and bidirectional controls must not reach a log unencoded.
 FORGED = (
     "%0a",
     "%0d%0a",
@@ -504,7 +504,7 @@ FORGED = (
 )
 
 
-def test_no_path_forges_a_line(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_path_cannot_forge_a_line_of_the_access_log(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "opentalking_core.access")
     with running_service(store_url, access_log=True) as service:
         for code in FORGED:
@@ -522,8 +522,8 @@ def test_no_path_forges_a_line(store_url: str, caplog: pytest.LogCaptureFixture)
         assert line.getMessage().count(" ") == 4, "five words: method, path, status, milliseconds, ms"
 
 
-def test_no_query_forges_a_line_whatever_the_server_lets_through() -> None:
-    """uvicorn refuses such requests, another server need not."""
+def test_query_of_any_bytes_cannot_forge_a_line() -> None:
+    """uvicorn refuses such requests; other servers may let them through."""
     query = bytes(range(256))
     shown = target({"path": "/avatars", "query_string": query})
     assert shown.startswith("/avatars?%00%01")
@@ -532,7 +532,7 @@ def test_no_query_forges_a_line_whatever_the_server_lets_through() -> None:
     assert " " not in shown
 
 
-def test_paths_can_be_read(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_ordinary_paths_are_logged_as_they_are_sent(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "opentalking_core.access")
     paths = ("/avatars/anna-1_x/preview?width=320", "/avatars?q=a+b&limit=2&x=%C3%A9", "/", "/avatars/%E6%9D%8E")
     with running_service(store_url, access_log=True) as service:
@@ -541,8 +541,8 @@ def test_paths_can_be_read(store_url: str, caplog: pytest.LogCaptureFixture) -> 
         assert [line.path for line in lines(caplog, len(paths))] == list(paths)
 
 
-def test_no_path_forges_a_line_about_an_error(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A 500 is logged with its path, whatever that is."""
+def test_path_cannot_forge_a_line_about_an_error(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A 500 is logged with its path, and any path can be requested."""
 
     class Breaks:
         @hookimpl
@@ -557,8 +557,8 @@ def test_no_path_forges_a_line_about_an_error(store_url: str, caplog: pytest.Log
     assert all(record.getMessage().isprintable() for record in failed)
 
 
-def test_the_log_of_a_real_server(tmp_path: Path, portrait: bytes) -> None:
-    """JSON objects, one a line, each with the id of the request that it is about."""
+def test_real_server_logs_json_with_request_ids(tmp_path: Path, portrait: bytes) -> None:
+    """The log consists of JSON objects, one a line, each with the id of its request."""
     bundle = tmp_path / "avatars" / "demo"
     bundle.mkdir(parents=True)
     (bundle / "manifest.json").write_text(json.dumps(example_manifest("demo", model_type="wav2lip")))

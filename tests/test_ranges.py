@@ -1,4 +1,4 @@
-"""Range and If-Range: parts of previews from memory and of ones that are streamed, of manifests and of thumbnails."""
+"""Range and If-Range: parts of previews (from memory and streamed), manifests and thumbnails."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ STREAMED_IN_PIECES = pytest.param(2 * MiB + 77, id="streamed in pieces")
 
 @pytest.fixture(params=[IN_MEMORY, STREAMED])
 def content(request: pytest.FixtureRequest) -> bytes:
-    """A preview: one that 1 MiB of memory has room for, one that it hasn't, one that no store reads in one go."""
+    """Return a preview: one that fits into a cache of 1 MiB, one that doesn't, and one of several chunks."""
     return random.Random(request.param).randbytes(request.param)
 
 
 @pytest.fixture
 def service(store_url: str, put_bundle: PutBundle, content: bytes) -> Iterator[httpx.Client]:
-    """Serves it."""
+    """Serve the preview."""
     put_bundle("anna", files={"preview.png": content})
     let_tags_settle()
     with running_service(store_url, cache_mb=1) as client:
@@ -63,7 +63,7 @@ def assert_whole(answer: Answer, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [IN_MEMORY, STREAMED, STREAMED_IN_PIECES], indirect=True)
-def test_a_part_has_the_bytes_that_were_asked_for(service: httpx.Client, content: bytes) -> None:
+def test_range_responds_206_with_the_requested_bytes(service: httpx.Client, content: bytes) -> None:
     size = len(content)
     parts: dict[str, tuple[int, int]] = {
         "bytes=0-0": (0, 1),
@@ -100,8 +100,8 @@ def test_a_part_has_the_bytes_that_were_asked_for(service: httpx.Client, content
 
 
 @pytest.mark.parametrize("content", [IN_MEMORY, STREAMED, STREAMED_IN_PIECES], indirect=True)
-def test_parts_put_together_are_the_whole(service: httpx.Client, content: bytes) -> None:
-    """As a client does that takes up a download where it broke off."""
+def test_consecutive_ranges_add_up_to_the_file(service: httpx.Client, content: bytes) -> None:
+    """A client resumes an interrupted download."""
     tag = ask(service, PREVIEW).headers["etag"]
     step = len(content) // 7
     offsets = range(0, len(content), step)
@@ -110,7 +110,7 @@ def test_parts_put_together_are_the_whole(service: httpx.Client, content: bytes)
     assert b"".join(answer.body for answer in parts) == content
 
 
-def test_behind_the_end_there_is_nothing(service: httpx.Client, content: bytes) -> None:
+def test_range_after_the_end_responds_416(service: httpx.Client, content: bytes) -> None:
     size = len(content)
     for wanted in (f"bytes={size}-", f"bytes={size}-{size}", "bytes=999999999999-", "bytes=-0", f"bytes={size + 5}-"):
         answer = part(service, wanted)
@@ -121,7 +121,7 @@ def test_behind_the_end_there_is_nothing(service: httpx.Client, content: bytes) 
     assert_whole(ask(service, PREVIEW), content)
 
 
-def test_what_is_no_single_range_is_ignored(service: httpx.Client, content: bytes) -> None:
+def test_malformed_or_multiple_range_is_ignored(service: httpx.Client, content: bytes) -> None:
     for wanted in (
         *("bytes=0-1,5-6", "bytes=0-1, 5-6", "bytes=0-,-1", "bytes=0-0,0-0,0-0"),
         *(
@@ -144,7 +144,7 @@ def test_what_is_no_single_range_is_ignored(service: httpx.Client, content: byte
     assert_whole(ask(service, PREVIEW, {"Range": "bytes=²-³"}), content)
 
 
-def test_if_range_wants_a_part_of_this_version_only(service: httpx.Client, content: bytes) -> None:
+def test_if_range_of_another_version_responds_200(service: httpx.Client, content: bytes) -> None:
     tag = ask(service, PREVIEW).headers["etag"]
     modified = ask(service, PREVIEW).headers["last-modified"]
     assert_part(part(service, "bytes=1-9", **{"If-Range": tag}), content, 1, 10)
@@ -164,7 +164,7 @@ def test_if_range_wants_a_part_of_this_version_only(service: httpx.Client, conte
     assert_whole(ask(service, PREVIEW, {"If-Range": tag}), content)
 
 
-def test_what_the_client_has_is_not_sent_in_parts_either(service: httpx.Client, content: bytes) -> None:
+def test_range_with_known_tag_responds_304(service: httpx.Client, content: bytes) -> None:
     tag = ask(service, PREVIEW).headers["etag"]
     answer = part(service, "bytes=1-9", **{"If-None-Match": tag})
     assert (answer.status, answer.body) == (304, b"")
@@ -173,8 +173,8 @@ def test_what_the_client_has_is_not_sent_in_parts_either(service: httpx.Client, 
     assert_part(part(service, "bytes=1-9", **{"If-None-Match": '"other"'}), content, 1, 10)
 
 
-def test_head_knows_no_ranges(service: httpx.Client, content: bytes) -> None:
-    """RFC 9110, section 14.2: only GET does."""
+def test_head_ignores_range_header(service: httpx.Client, content: bytes) -> None:
+    """RFC 9110, section 14.2, defines Range for GET only."""
     for wanted in ("bytes=0-9", "bytes=-1", f"bytes={len(content)}-"):
         answer = ask(service, PREVIEW, {"Range": wanted}, "HEAD")
         assert (answer.status, answer.body) == (200, b"")
@@ -183,7 +183,7 @@ def test_head_knows_no_ranges(service: httpx.Client, content: bytes) -> None:
         assert "content-range" not in answer.headers
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_part_harms_nobody(service: httpx.Client, content: bytes) -> None:
+def test_client_that_disconnects_during_a_range_does_no_harm(service: httpx.Client, content: bytes) -> None:
     for _ in range(3):
         with service.stream("GET", PREVIEW, headers={"Range": "bytes=100-"}) as answer:
             next(answer.iter_raw(1000))
@@ -191,7 +191,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_part_harms_nobody(service: http
 
 
 @pytest.mark.parametrize("content", [b""], ids=["empty"])
-def test_an_empty_file_has_no_parts(service: httpx.Client, content: bytes) -> None:
+def test_range_of_an_empty_file_responds_416(service: httpx.Client, content: bytes) -> None:
     for wanted in ("bytes=0-", "bytes=0-0", "bytes=-0"):
         answer = part(service, wanted)
         assert (answer.status, answer.headers["content-range"]) == (416, "bytes */0")
@@ -199,13 +199,13 @@ def test_an_empty_file_has_no_parts(service: httpx.Client, content: bytes) -> No
 
 
 @pytest.mark.parametrize("content", [b"x"], ids=["one byte"])
-def test_a_file_of_one_byte(service: httpx.Client, content: bytes) -> None:
+def test_range_of_a_file_of_one_byte(service: httpx.Client, content: bytes) -> None:
     for wanted in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-7", "bytes=0-7"):
         assert_part(part(service, wanted), b"x", 0, 1)
 
 
 @pytest.mark.parametrize("content", [b""])
-def test_manifests_and_thumbnails_have_parts(service: httpx.Client, put_bundle: PutBundle, content: bytes) -> None:
+def test_range_works_for_manifests_and_thumbnails(service: httpx.Client, put_bundle: PutBundle, content: bytes) -> None:
     file = io.BytesIO()
     Image.linear_gradient("L").save(file, "PNG")
     put_bundle("bert", files={"preview.png": file.getvalue()})
@@ -220,7 +220,7 @@ def test_manifests_and_thumbnails_have_parts(service: httpx.Client, put_bundle: 
 
 
 @pytest.mark.parametrize("content", [b""])
-def test_lists_have_none(service: httpx.Client, content: bytes) -> None:
+def test_list_ignores_range_header(service: httpx.Client, content: bytes) -> None:
     whole = ask(service, "/avatars")
     assert "accept-ranges" not in whole.headers
     assert_whole(ask(service, "/avatars", {"Range": "bytes=0-1"}), whole.body)

@@ -1,4 +1,4 @@
-"""The HTTP API: a Falcon ASGI app that translates between HTTP and `AvatarService`, and does nothing else."""
+"""The HTTP API: an ASGI app, made with Falcon, that translates between HTTP and `AvatarService`."""
 
 from .app import create_app
 

@@ -1,10 +1,12 @@
-"""Who may do what: asks the plugins' `authorize` hooks before a protected action."""
+"""Access control: asks the plugins' `authorize` hooks before a protected action."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import falcon
+
+from .avatar import RESERVED_IDS
 
 if TYPE_CHECKING:
     from falcon.asgi import Request, Response
@@ -13,18 +15,25 @@ if TYPE_CHECKING:
     from ..host.host import PluginHost
     from ..settings import Protection, Settings
 
-#: What a request asks for, by its route and method (HEAD counts as GET).
+#: The action of a request, by route and method (HEAD counts as GET).
 _ACTIONS: dict[tuple[str, str], Action] = {
     ("/avatars", "GET"): "list",
     ("/avatars/check", "POST"): "check",
     ("/avatars/custom", "POST"): "create",
     ("/avatars/{avatar_id}", "DELETE"): "delete",
-    ("/avatars/custom", "DELETE"): "delete",
-    ("/avatars/check", "DELETE"): "delete",
+    **{(f"/avatars/{reserved_id}", "DELETE"): "delete" for reserved_id in RESERVED_IDS},
 }
 
-#: Routes that tell nothing about avatars: a load balancer's question, the pages and what they are made of.
-OPEN_ROUTES = frozenset({"/", "/gallery/{name}", "/docs", "/docs.css", "/openapi.json", "/health", "/healthz"})
+#: Routes that reveal nothing about avatars: health for load balancers, the pages, and the pages' files.
+OPEN_ROUTES = frozenset({"/", "/gallery/{name}", "/docs", "/docs/{name}", "/openapi.json", "/health", "/healthz"})
+
+_GERUNDS: dict[Action, str] = {
+    "list": "listing avatars",
+    "read": "reading this",
+    "check": "checking a portrait",
+    "create": "creating an avatar",
+    "delete": "deleting an avatar",
+}
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = 'Bearer realm="opentalking"'
@@ -38,10 +47,10 @@ def chosen_protection(settings: Settings, host: PluginHost) -> Protection:
 
 
 class Access:
-    """Falcon middleware that lets a protected action pass only if a plugin allows it, and none forbids it.
+    """Falcon middleware that lets a protected action pass only if a plugin allows it, and no plugin forbids it.
 
     Args:
-        host: whose plugins are asked.
+        host: the plugins to ask.
         protect: which actions are protected.
     """
 
@@ -50,10 +59,14 @@ class Access:
         self._protect = protect
 
     async def process_resource(self, req: Request, resp: Response, resource: object, params: dict[str, Any]) -> None:
-        """Answer 401 to who isn't known and 403 to who is but may not; what a plugin raises ends in a 500."""
+        """Respond 401 to unknown clients and 403 to known clients that lack permission.
+
+        An exception in a plugin becomes a 500.
+        """
+        # Browsers send OPTIONS without a key, to ask whether they may send a request with a key.
         if req.method == "OPTIONS" or req.uri_template in OPEN_ROUTES:
-            return  # a browser asks by OPTIONS, without a key, whether it may ask with one
-        action = _action(req)
+            return
+        action = action_of(req.uri_template or "", req.method)
         if self._protect == "writes" and action in ("list", "read"):
             return
         credentials = req.get_header("Authorization")
@@ -61,28 +74,37 @@ class Access:
         if answer is True:
             return
         if credentials is None:
-            detail = f"to {action} needs permission: send a key in the header Authorization: Bearer <key>"
-            raise falcon.HTTPUnauthorized(description=detail, challenges=[_CHALLENGE])
+            raise falcon.HTTPUnauthorized(description=unauthorized_detail(action), challenges=[_CHALLENGE])
         if answer is None:
-            detail = f"to {action} needs permission, and these credentials are not known here: send a valid key"
+            detail = f"{_GERUNDS[action]} requires a valid key, and these credentials are not known here"
             raise falcon.HTTPUnauthorized(description=detail, challenges=[f'{_CHALLENGE}, error="invalid_token"'])
-        raise falcon.HTTPForbidden(description=f"these credentials don't allow to {action} this")
+        raise falcon.HTTPForbidden(description=forbidden_detail(action))
 
     def sees_details(self, req: Request) -> bool:
-        """Whether a client may know about the machine: if reading is protected, only who may read."""
+        """Return whether a client may see details of the machine: if reading is protected, only readers may."""
         if self._protect != "everything":
             return True
         return self._host.authorize("read", None, req.get_header("Authorization")) is True
 
 
-def _action(req: Request) -> Action:
-    method = "GET" if req.method == "HEAD" else req.method
-    # A route that is missing above is protected all the same, as the closest thing to what it may be.
-    return _ACTIONS.get((req.uri_template or "", method), "read" if req.method in _READING else "create")
+def unauthorized_detail(action: Action) -> str:
+    """Return the sentence for a client that sends no credentials."""
+    return f"{_GERUNDS[action]} requires a key: send a key in the header Authorization: Bearer <key>"
+
+
+def forbidden_detail(action: Action) -> str:
+    """Return the sentence for a known client that lacks permission."""
+    return f"these credentials do not permit {_GERUNDS[action]}"
+
+
+def action_of(route: str, method: str) -> Action:
+    """Return the action of a request. A route that `_ACTIONS` lacks is protected like reading or creating an avatar."""
+    method = "GET" if method == "HEAD" else method
+    return _ACTIONS.get((route, method), "read" if method in _READING else "create")
 
 
 def _avatar_id(req: Request, params: dict[str, Any]) -> str | None:
     if "avatar_id" in params:
         return str(params["avatar_id"])
-    last = req.path.rpartition("/")[2]  # "custom" and "check" are routes, and ids
-    return last if last in ("custom", "check") and req.method != "POST" else None
+    last = req.path.rpartition("/")[2]
+    return last if last in RESERVED_IDS and req.method != "POST" else None

@@ -1,10 +1,10 @@
-"""create_app(): everything put together."""
+"""create_app(): puts everything together."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import falcon
 import falcon.asgi
@@ -13,30 +13,35 @@ from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
 from .access import Access, chosen_protection
-from .avatars import Avatar, AvatarList, CustomAvatars, PortraitChecks, Preview
-from .docs import add_docs
+from .asgi import DispatchBeforeBody
+from .avatar import AvatarResource
+from .avatar_list import AvatarListResource
+from .docs import docs_routes
 from .errors import add_error_handlers
-from .gallery import add_gallery
-from .headers import READABLE_ELSEWHERE, NoSniff, VaryByOrigin
-from .observability import MetricsPage, Observability
-from .replay import Replay
+from .gallery import gallery_routes
+from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
+from .health import HealthResource, HealthzResource
+from .metrics import MetricsResource
+from .observability import Observability
+from .portraits import CustomAvatarsResource, PortraitCheckResource
+from .preview import PreviewResource
+from .replay import ReplayMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from falcon.asgi import Request, Response
-
-    from .replay import Message, Receive, Scope, Send
+    from ..settings import Protection
+    from .asgi import ASGIApp
 
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings | None = None, host: PluginHost | None = None) -> falcon.asgi.App[Any, Any]:
-    """The avatar service as an ASGI app; it connects to the store when the server starts it.
+def create_app(settings: Settings | None = None, host: PluginHost | None = None) -> ASGIApp:
+    """Return the avatar service as an ASGI app. The app connects to the store when the server starts the app.
 
     Args:
         settings: from the environment (OPENTALKING_*) if None.
-        host: the plugins, loaded; those that are installed and named in the settings if None.
+        host: the loaded plugins; if None, the plugins that are installed and named in the settings.
 
     Raises:
         InvalidURL, PluginError: see `AvatarService`.
@@ -47,11 +52,25 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     service = AvatarService(settings, host)
     observability = Observability(service.metrics, settings.access_log)
     protection = chosen_protection(settings, host)
-    app = _App(observability, may_replay=protection != "everything")
+    falcon_app = _falcon_app(settings, host, service, observability, protection)
+    app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
+    if protection != "everything":  # where reading needs a key, a response is not for every client
+        app = ReplayMiddleware(app, observability)
+    return app
+
+
+def _falcon_app(
+    settings: Settings,
+    host: PluginHost,
+    service: AvatarService,
+    observability: Observability,
+    protection: Protection,
+) -> falcon.asgi.App[Any, Any]:
+    app: falcon.asgi.App[Any, Any] = falcon.asgi.App()
     app.add_middleware([_Lifespan(service, host), observability])
     if settings.cors_origins:
         origins = "*" if "*" in settings.cors_origins else settings.cors_origins
-        app.add_middleware([falcon.CORSMiddleware(origins, READABLE_ELSEWHERE), VaryByOrigin()])
+        app.add_middleware([falcon.CORSMiddleware(origins, CORS_EXPOSED_HEADERS), VaryByOrigin()])
     app.add_middleware(NoSniff())
     access = Access(host, protection)
     if protection != "nothing":
@@ -61,81 +80,24 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
         log.warning(message, ", ".join(names))
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
-    app.add_route("/avatars", AvatarList(service))
-    app.add_route("/avatars/custom", CustomAvatars(service))
-    app.add_route("/avatars/check", PortraitChecks(service))
-    app.add_route("/avatars/{avatar_id}", Avatar(service))
-    app.add_route("/avatars/{avatar_id}/preview", Preview(service))
-    if settings.gallery:
-        add_gallery(app)
-    app.add_route("/metrics", MetricsPage(service.metrics))
-    health = Health(service, access)
-    app.add_route("/health", health)
-    app.add_route("/healthz", health)
-    add_docs(app)
+    routes: dict[str, object] = {
+        "/avatars": AvatarListResource(service),
+        "/avatars/custom": CustomAvatarsResource(service),
+        "/avatars/check": PortraitCheckResource(service),
+        "/avatars/{avatar_id}": AvatarResource(service),
+        "/avatars/{avatar_id}/preview": PreviewResource(service),
+        "/metrics": MetricsResource(service.metrics),
+        "/health": HealthResource(service, access),
+        "/healthz": HealthzResource(service, access),
+        **(gallery_routes() if settings.gallery else {}),
+    }
+    for path, resource in {**routes, **docs_routes(routes)}.items():
+        app.add_route(path, resource)
     return app
 
 
-class _App(falcon.asgi.App[Any, Any]):
-    """Falcon's app, with requests that it need not see, or should see earlier.
-
-    Args:
-        observability: for the requests that Falcon doesn't see.
-        may_replay: whether answers may be given again; not where each reader is asked for a key.
-    """
-
-    def __init__(self, observability: Observability, may_replay: bool) -> None:
-        super().__init__()
-        self._replay = Replay(observability) if may_replay else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        """Answer a request."""
-        if scope.get("method") == "GET" and self._replay is not None:
-            if await self._replay.answer(scope, send):
-                return
-            send = self._replay.recording(scope, send)
-        if scope["type"] == "http":
-            receive = _at_once(receive)
-        await super().__call__(scope, receive, send)
-
-
-def _at_once(receive: Receive) -> Receive:
-    """A `receive` that says at once that a body is coming.
-
-    Falcon waits for a body's first bytes before it looks at a request. So an upload that announces too large a size is
-    refused before it is sent (and before «100 Continue» invites it), and a GET that announces a body doesn't wait for
-    what nobody reads.
-    """
-    dispatched = False
-
-    async def receive_after_dispatch() -> Message:
-        nonlocal dispatched
-        if dispatched:
-            return await receive()
-        dispatched = True
-        return {"type": "http.request", "body": b"", "more_body": True}
-
-    return receive_after_dispatch
-
-
-class Health:
-    """/health: which store and detectors are in use, and whether each works."""
-
-    def __init__(self, service: AvatarService, access: Access) -> None:
-        self._service = service
-        self._access = access
-
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """200 if avatars can be served, 503 if not; to strangers, if reading is protected, no more than that."""
-        health = await self._service.health()
-        resp.media = health if self._access.sees_details(req) else {"status": health["status"]}
-        resp.status = falcon.HTTP_503 if health["status"] == "unavailable" else falcon.HTTP_200
-
-    on_head = on_get
-
-
 class _Lifespan:
-    """Opens the service when the server starts, closes it when it ends."""
+    """Falcon middleware that opens the service when the server starts, and closes it when the server ends."""
 
     def __init__(self, service: AvatarService, host: PluginHost) -> None:
         self._service = service
@@ -143,7 +105,7 @@ class _Lifespan:
 
     async def process_startup(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         await self._service.__aenter__()
-        # In a daemon thread, because neither the start nor the end of the server should wait for a download.
+        # A daemon thread, because neither the start nor the end of the server should wait for a download.
         threading.Thread(target=_prepare_plugins, args=[self._host], daemon=True).start()
 
     async def process_shutdown(self, scope: Mapping[str, Any], event: Mapping[str, Any]) -> None:
@@ -151,7 +113,7 @@ class _Lifespan:
 
 
 def _prepare_plugins(host: PluginHost) -> None:
-    """Fetch missing model files, then log what keeps plugins from working, before the first upload shows it."""
+    """Fetch missing model files, then log what keeps plugins from working, before an upload fails because of it."""
     for plugin, result in host.fetch_models():
         if isinstance(result, Exception):
             log.warning("plugin %s goes without its model files: %s", plugin, result)

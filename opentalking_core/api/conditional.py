@@ -1,4 +1,4 @@
-"""Conditional requests, ranges and compression, as RFC 9110 has them."""
+"""Conditional requests, ranges and compression, as RFC 9110 defines them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import falcon
 if TYPE_CHECKING:
     from falcon.asgi import Request, Response
 
-#: Keep a copy, but ask whether it is still the same before each use.
+#: A client may keep a copy, but has to ask before each use whether the copy is current.
 REVALIDATE = "no-cache"
 
 
-def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bool:
-    """Set ETag and Cache-Control, and answer 304 if the client has this version already; else set Last-Modified, too.
+def answer_not_modified(req: Request, resp: Response, etag: str, modified: float) -> bool:
+    """Set the headers of a copy, answer 304 if the client has this version, and return whether it has.
 
     Args:
-        req: If-None-Match and, where there is none, If-Modified-Since are looked at.
-        resp: gets the headers and perhaps the status.
+        req: If-None-Match decides or, if it is missing, If-Modified-Since.
+        resp: gets ETag and Cache-Control, and either status 304 or Last-Modified.
         etag: of the representation that is about to be sent, without quotes.
         modified: seconds since the epoch.
     """
     quoted = f'"{etag}"'
     resp.set_headers((("ETag", quoted), ("Cache-Control", REVALIDATE)))
-    wanted = req.get_header("If-None-Match")
-    if wanted is not None:
-        unchanged = wanted in (quoted, "*") or quoted in (tag.strip().removeprefix("W/") for tag in wanted.split(","))
+    known_tags = req.get_header("If-None-Match")
+    if known_tags is not None:
+        unchanged = known_tags in (quoted, "*") or quoted in (
+            tag.strip().removeprefix("W/") for tag in known_tags.split(",")
+        )
     elif (since := req.get_header("If-Modified-Since")) is not None:
         unchanged = int(modified) <= _seconds(since)
     else:
@@ -43,13 +45,13 @@ def is_unchanged(req: Request, resp: Response, etag: str, modified: float) -> bo
     return unchanged
 
 
-def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """The (start, stop) that a Range header asks for; None for the whole file.
+def requested_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
+    """Return the (start, stop) that a Range header asks for, or None for the whole file.
 
-    A header that asks for several ranges, or that can't be read, is ignored, as RFC 9110 allows; only GET has ranges.
+    A malformed header, and a header that asks for several ranges, is ignored, as RFC 9110 allows. Only GET has ranges.
 
     Raises:
-        falcon.HTTPRangeNotSatisfiable: the range lies behind the end.
+        falcon.HTTPRangeNotSatisfiable: the range starts after the end of the file.
     """
     header = req.get_header("Range")
     if header is None or req.method != "GET":
@@ -69,20 +71,20 @@ def wanted_range(req: Request, size: int, etag: str) -> tuple[int, int] | None:
         return None
     if start >= size or stop <= start:
         raise falcon.HTTPRangeNotSatisfiable(
-            size, description=f"the range {text[:40]} lies behind the end of the file, which has {size} bytes"
+            size, description=f"the range {text[:40]} starts after the end of the file, which has {size} bytes"
         )
     return start, stop
 
 
 def accepts_gzip(req: Request) -> bool:
-    """Whether Accept-Encoding takes gzip."""
+    """Return whether Accept-Encoding accepts gzip."""
     header = req.get_header("Accept-Encoding") or ""
-    named = takes(header, "gzip")
-    return takes(header, "*") is True if named is None else named
+    named = accepts(header, "gzip")
+    return accepts(header, "*") is True if named is None else named
 
 
-def takes(header: str, name: str) -> bool | None:
-    """Whether Accept or Accept-Encoding names `name` (in lower case) to take it, or to refuse it; None if neither."""
+def accepts(header: str, name: str) -> bool | None:
+    """Return whether Accept or Accept-Encoding accepts `name` (in lower case), or None if it does not name it."""
     for offer in header.lower().split(","):
         offered, *parameters = offer.replace(" ", "").split(";")
         if offered == name:
@@ -99,4 +101,4 @@ def _seconds(date: str) -> float:
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        return -1.0  # a date that can't be read is as good as none
+        return -1.0  # ignore a malformed date

@@ -1,4 +1,4 @@
-"""Domain errors to HTTP: one table of status codes, and one body for every error."""
+"""Maps domain errors to HTTP: one table of status codes, and one body for every error."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ STATUS: dict[type[errors.OpenTalkingError], HTTPStatus] = {
     errors.StoreFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
+UNEXPECTED_DETAIL = "an unexpected error happened in the server; its log has the details"
+
 
 def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
-    """Have `app` answer every error with {"detail": "<one clear sentence>"}, and never with a traceback."""
+    """Make `app` answer every error with {"detail": "<one clear sentence>"}, and never with a traceback."""
     app.add_error_handler(errors.OpenTalkingError, _answer_domain_error)
     app.add_error_handler(Exception, _answer_unexpected)
     app.set_error_serializer(_serialize)
@@ -52,11 +54,11 @@ async def _answer_unexpected(
 ) -> None:
     log.error("%s %s failed", req.method, target(req.scope), exc_info=error)
     resp.status = HTTPStatus.INTERNAL_SERVER_ERROR
-    _set_detail(resp, "the server met an error that it did not expect; its log says more")
+    _set_detail(resp, UNEXPECTED_DETAIL)
 
 
 def _serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
-    """Falcon's own errors (unknown path, wrong method, malformed form) in the same shape."""
+    """Serialize Falcon's own errors (unknown path, wrong method, malformed form) like domain errors."""
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"there is nothing at {req.path[:200]}"
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -1,30 +1,19 @@
-"""The gallery: a page for people at /, made of the files in static/, which are read once."""
+"""The gallery: a page for people at /, made of the files in static/."""
 
 from __future__ import annotations
 
-import hashlib
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-import falcon
-import falcon.asgi
-
-from .conditional import is_unchanged
+from .operation import Operation, page_operation, static_file_operation
+from .static_files import CONTENT_TYPES, PageResource, StaticFile, StaticFilesResource
 
 if TYPE_CHECKING:
-    from falcon.asgi import Request, Response
+    from collections.abc import Mapping
 
 _STATIC = Path(__file__).parent / "static"
 
-_CONTENT_TYPES = {
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
-
-#: Nothing but our own files is run, shown or talked to, and no text can become markup. blob: is the chosen photo.
+#: Only our own files are run, shown and talked to, and text can't become markup. blob: is for the chosen photo.
 _CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -41,52 +30,23 @@ _CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-def add_gallery(app: falcon.asgi.App[Any, Any]) -> None:
-    """Serve the page at / and what it is made of below /gallery."""
-    files = {path.name: _StaticFile(path) for path in _STATIC.iterdir() if path.suffix in _CONTENT_TYPES}
-    app.add_route("/", _Page(files.pop("index.html")))
-    app.add_route("/gallery/{name}", _Assets(files))
+def gallery_routes() -> dict[str, object]:
+    """Return the page and the files that the page is made of."""
+    files = {
+        path.name: StaticFile(path, _CONTENT_SECURITY_POLICY)
+        for path in _STATIC.iterdir()
+        if path.suffix in CONTENT_TYPES
+    }
+    return {"/": GalleryResource(files.pop("index.html")), "/gallery/{name}": GalleryFileResource(files)}
 
 
-class _StaticFile:
-    """A file of the page, in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._data = path.read_bytes()
-        self._content_type = _CONTENT_TYPES[path.suffix]
-        self._etag = hashlib.sha256(self._data).hexdigest()[:16]
-        self._read = time.time()  # installers give every version's files the same date, so theirs can't tell them apart
-
-    def answer(self, req: Request, resp: Response) -> None:
-        resp.content_type = self._content_type
-        resp.set_header("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
-        resp.set_header("X-Content-Type-Options", "nosniff")
-        resp.set_header("Referrer-Policy", "no-referrer")
-        if not is_unchanged(req, resp, self._etag, self._read):
-            resp.data = self._data
+class GalleryResource(PageResource):
+    operations: ClassVar[Mapping[str, Operation]] = {"GET": page_operation("get_gallery", "The gallery", "text/html")}
 
 
-class _Page:
-    """/"""
-
-    def __init__(self, page: _StaticFile) -> None:
-        self._page = page
-
-    async def on_get(self, req: Request, resp: Response) -> None:
-        self._page.answer(req, resp)
-
-    on_head = on_get
-
-
-class _Assets:
-    """/gallery/{name}"""
-
-    def __init__(self, files: dict[str, _StaticFile]) -> None:
-        self._files = files
-
-    async def on_get(self, req: Request, resp: Response, name: str) -> None:
-        if name not in self._files:
-            raise falcon.HTTPNotFound
-        self._files[name].answer(req, resp)
-
-    on_head = on_get
+class GalleryFileResource(StaticFilesResource):
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": static_file_operation(
+            "get_gallery_file", "A file of the gallery", ("text/css", "text/javascript", "image/svg+xml"), "gallery"
+        )
+    }

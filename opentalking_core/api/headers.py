@@ -1,4 +1,4 @@
-"""Headers that all answers share: what pages may read, whom caches may give it to, and how browsers are to take it."""
+"""Headers that all responses share: for pages of other origins, for caches, and against content sniffing."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from falcon.asgi import Request, Response
 
-#: Headers that pages of other web origins may read, beside those that every page may.
-READABLE_ELSEWHERE = "ETag, Link, X-Total-Count, X-Request-ID, Retry-After"
+#: Response headers that pages of other origins may read, beside those that CORS always exposes.
+CORS_EXPOSED_HEADERS = "ETag, Link, X-Total-Count, X-Request-ID, Retry-After"
 
 
 class VaryByOrigin:
-    """Falcon middleware beside `falcon.CORSMiddleware`: tells caches that an answer is for the asking origin only."""
+    """Falcon middleware beside `falcon.CORSMiddleware`: tells caches that a response depends on the origin."""
 
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
-        """Add to what the answer depends on."""
         resp.append_header("Vary", "Origin")
 
 
 class NoSniff:
-    """Falcon middleware: no browser is to take an answer for anything but what its Content-Type says.
+    """Falcon middleware: forbids browsers to guess a content type other than the one in Content-Type.
 
-    That is all that JSON and pictures need; a page adds a Content-Security-Policy of its own. Each header costs a
-    hundredth of the throughput.
+    JSON and pictures need no other security header; a page adds a Content-Security-Policy of its own. Each header costs
+    1 % of the throughput.
     """
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        """Set it before anything else, so that it is on errors, too."""
+        # Set before anything else, so that errors have the header too.
         resp.set_header("X-Content-Type-Options", "nosniff")

@@ -1,4 +1,4 @@
-"""Request ids, request metrics and the access log, kept off the hot path."""
+"""Request ids, request metrics and the access log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,75 +22,72 @@ if TYPE_CHECKING:
 
 access_log = logging.getLogger("opentalking_core.access")
 
-#: The id of the request that the current task works on; log records carry it as `request_id`.
+#: The id of the request that the current task answers; log records carry it as `request_id`.
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
-#: So many lines of the access log wait at most: whoever reads stderr may be slow, or have stopped.
-_MOST_LINES = 10_000
+#: Lines of the access log that may wait to be written: the reader of stderr may be slow, or may have stopped.
+_MAX_QUEUED_LINES = 10_000
 
-_CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # nothing that could forge a line of a log
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # no character that could forge a line in a log
 
 
 def target(scope: Mapping[str, Any]) -> str:
-    """The path and query of a request, for a log: as they are sent, but printable ASCII whatever that was, and cut."""
+    """Return the path and query of a request for a log: percent-encoded to printable ASCII, and truncated."""
     path, query = quote(scope["path"], errors="replace"), scope["query_string"]
     return (f"{path}?{quote(query, _PRINTABLE)}" if query else path)[:500]
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds `request_id` to log records; name it in a logging configuration to have it there."""
+    """Adds `request_id` to log records, for use in a logging configuration. Drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass."""
         if not hasattr(record, "request_id"):
             record.request_id = request_id.get()
         return True
 
 
 class Observability:
-    """Falcon middleware: answers with the request's X-Request-ID, or with a new one, and counts and logs requests.
+    """Falcon middleware that returns the request's X-Request-ID or a new one, counts requests and logs them.
 
     Args:
         metrics: where requests are counted.
-        log_requests: also write a line for each to the logger `opentalking_core.access`.
+        log_requests: whether to write a line for each request to the logger `opentalking_core.access`.
     """
 
     def __init__(self, metrics: Metrics, log_requests: bool) -> None:
         self._requests = metrics.requests
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._lines = _Lines() if log_requests else None
+        self._writer = _AccessLogWriter() if log_requests else None
 
     async def process_request(self, req: Request, resp: Response) -> None:
-        """Note the time, and give the request its id."""
         req.context.started = time.perf_counter()
         resp.set_header("X-Request-ID", self.identify(req.get_header("X-Request-ID")))
 
     async def process_response(self, req: Request, resp: Response, resource: object, req_succeeded: bool) -> None:
-        """Count the request."""
         self.finish(req.scope, req.uri_template or "unknown", resp.status_code, req.context.started)
 
     def identify(self, sent: str | None) -> str:
-        """The id of the current task's request from now on: the one that it was `sent` with, or a new one."""
+        """Set and return the id of the current task's request: the id that was `sent` if it is valid, or a new one."""
         own = sent if sent is not None and _CLIENT_ID.fullmatch(sent) else f"{self._prefix}-{next(self._numbers):x}"
         request_id.set(own)
         return own
 
     def finish(self, scope: Mapping[str, Any], route: str, status: int, started: float) -> None:
-        """Count the current task's request, and log it: its answer is ready.
+        """Count and log the current task's request when the response is ready.
 
         Args:
-            scope: the request, as ASGI has it.
-            route: the template of its path.
-            status: of the answer.
-            started: `time.perf_counter()` when it came.
+            scope: the ASGI scope of the request.
+            route: the template of the request's path.
+            status: of the response.
+            started: `time.perf_counter()` when the request arrived.
         """
         seconds = time.perf_counter() - started
         self._requests.observe(scope["method"], route, status, seconds)
-        if self._lines is not None:
-            self._lines.put(
+        if self._writer is not None:
+            self._writer.write(
                 {
                     "request_id": request_id.get(),
                     "client": scope["client"][0] if scope.get("client") else "",
@@ -104,44 +99,34 @@ class Observability:
             )
 
 
-class MetricsPage:
-    """/metrics"""
+class _AccessLogWriter:
+    """Writes the access log in a thread of its own, so that no response waits for a terminal or a pipe.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    async def on_get(self, req: Request, resp: Response) -> None:
-        """The metrics of this process, for Prometheus."""
-        resp.content_type = CONTENT_TYPE_LATEST
-        resp.data = self._metrics.exposition()
-
-    on_head = on_get
-
-
-class _Lines:
-    """The access log, written by a thread of its own, so that no answer waits for a terminal or a pipe."""
+    `logging.handlers.QueueHandler` would build and format each record on the event loop, which takes about 12 µs a
+    request instead of 0.3 µs, and would report a full queue as an error instead of counting the dropped lines.
+    """
 
     def __init__(self) -> None:
-        self._waiting: SimpleQueue[dict[str, Any] | int] = SimpleQueue()
-        self._left_out = 0
-        threading.Thread(target=self._write, name="access-log", daemon=True).start()
+        self._queue: SimpleQueue[dict[str, Any] | int] = SimpleQueue()
+        self._dropped = 0
+        threading.Thread(target=self._run, name="access-log", daemon=True).start()
 
-    def put(self, line: dict[str, Any]) -> None:
-        """Have a line written, or left out where too many wait. Called on the event loop."""
-        # Once lines are left out, half of the places have to become free: if one were enough, then as long as too many
-        # come there would be a gap, and a warning of it, around each line.
-        if self._waiting.qsize() >= (_MOST_LINES // 2 if self._left_out else _MOST_LINES):
-            self._left_out += 1
+    def write(self, line: dict[str, Any]) -> None:
+        """Queue a line, or drop it if too many lines wait. Called on the event loop."""
+        # Once lines are dropped, half of the queue has to drain first. Otherwise, under constant overload, a single
+        # free place would alternate with a gap, and each line with a warning.
+        if self._queue.qsize() >= (_MAX_QUEUED_LINES // 2 if self._dropped else _MAX_QUEUED_LINES):
+            self._dropped += 1
             return
-        if self._left_out:
-            self._waiting.put(self._left_out)
-            self._left_out = 0
-        self._waiting.put(line)
+        if self._dropped:
+            self._queue.put(self._dropped)
+            self._dropped = 0
+        self._queue.put(line)
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
-            line = self._waiting.get()
+            line = self._queue.get()
             if isinstance(line, int):
-                access_log.warning("%d requests have no line here: they came faster than lines could be written", line)
+                access_log.warning("dropped the lines of %d requests: they came faster than lines can be written", line)
             else:
                 access_log.info("%(method)s %(path)s %(status)s %(milliseconds)s ms", line, extra=line)

@@ -1,4 +1,4 @@
-"""Reading the multipart forms of POST /avatars/custom and /avatars/check from a stream that nobody has checked."""
+"""Reading the multipart forms of POST /avatars/custom and /avatars/check from untrusted streams."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 
     from falcon.asgi.multipart import BodyPart
 
-#: An image may have so many bytes: the «10 MB» of the API document, read as the larger 10 MiB.
+#: The "10 MB" of the API document, read as the larger 10 MiB.
 MAX_IMAGE_BYTES = 10 * 1024 * 1024
 
-#: All else in a form (field names, boundaries, fields that are ignored) may have so many.
+#: Limit of everything else in a form: field names, boundaries, ignored fields.
 _MAX_OTHER_BYTES = 1024 * 1024
 
-#: A text field may have so many.
-_MAX_TEXT_BYTES = 8 * 1024
+_MAX_TEXT_FIELD_BYTES = 8 * 1024
 
-#: Of a refused body so much is taken in (and thrown away), so that a browser gets to read the answer.
+#: How much of a rejected body to read and discard, so that the browser sees the response rather than a reset.
 _MAX_DRAIN_BYTES = 64 * 1024 * 1024
 
-#: The form's reader looks some pieces ahead before it hands one out: small ones let it notice the limit in time.
-_PIECE = 32 * 1024
+#: The form's reader buffers several chunks before it returns one. With small chunks it notices the limit in time.
+_CHUNK_BYTES = 32 * 1024
 
-#: An upload may take so many seconds, and one more for each so many bytes that have come: a slow mobile network does,
-#: a client that holds its place in the queue with a byte now and then doesn't.
-SECONDS_TO_BEGIN = 30.0
-BYTES_PER_SECOND = 16 * 1024
+#: An upload may take this many seconds, and one second more for each MIN_BYTES_PER_SECOND bytes that have arrived. Slow
+#: mobile networks manage that; a client that keeps its place in the queue by sending a byte now and then does not.
+UPLOAD_GRACE_SECONDS = 30.0
+MIN_BYTES_PER_SECOND = 16 * 1024
+
+TOO_SLOW_DETAIL = f"the upload arrived at less than {MIN_BYTES_PER_SECOND // 1024} KiB/s and was aborted"
 
 _form_handler = MultipartFormHandler()
 
@@ -50,23 +51,23 @@ class AvatarForm:
 
 
 async def read_avatar_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> AvatarForm:
-    """Read the form of POST /avatars/custom; raises what `_read_form` raises."""
+    """Read the form of POST /avatars/custom. Raises what `_read_form` raises."""
     fields = await _read_form(req, resp)
     return AvatarForm(_text(fields, "name"), _text(fields, "base_avatar_id"), fields["image"])
 
 
 async def read_image(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> bytes:
-    """Read the form of POST /avatars/check; raises what `_read_form` raises."""
+    """Read the form of POST /avatars/check. Raises what `_read_form` raises."""
     return (await _read_form(req, resp))["image"]
 
 
 async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> dict[str, bytes]:
-    """Read a form with an image as it streams in; fields that the API document doesn't name are ignored.
+    """Read a form with an image from the stream. Fields that the API document does not name are ignored.
 
     Raises:
-        InvalidRequest: a field is missing, given twice or not text; or the form asks for work that isn't done here.
-        TooLarge: the image, or the form as a whole, is over its limit; the rest is not read.
-        falcon.HTTPError: not a well-formed multipart/form-data body.
+        InvalidRequest: a field is missing, repeated or not text; or the form asks for something unsupported.
+        TooLarge: the image, or the form as a whole, exceeds its limit; the rest of the form is not read.
+        falcon.HTTPError: the body is not well-formed multipart/form-data, or arrives too slowly.
     """
     content_type = req.content_type or ""
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
@@ -85,13 +86,11 @@ async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> di
     async for part in form:
         name = _name(part)
         if name == "video":
-            raise InvalidRequest(
-                "the field video asks for an avatar from a video, which is not supported: send an image"
-            )
+            raise InvalidRequest("the field video is not supported: avatars are created from the field image")
         if name in ("name", "base_avatar_id", "image", "remove_background"):
             if name in fields:
-                raise InvalidRequest(f"the field {name} is given twice")
-            fields[name] = await _read(part, MAX_IMAGE_BYTES if name == "image" else _MAX_TEXT_BYTES)
+                raise InvalidRequest(f"the field {name} is repeated")
+            fields[name] = await _read(part, MAX_IMAGE_BYTES if name == "image" else _MAX_TEXT_FIELD_BYTES)
     if _text(fields, "remove_background", "").strip().lower() not in ("", "false", "0", "no", "off"):
         raise InvalidRequest("remove_background is not supported: remove the background first, or send false")
     if "image" not in fields:
@@ -107,9 +106,9 @@ def _name(part: BodyPart) -> str | None:
 
 
 async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
-    """Its chunks. Raises TooLarge, or HTTP 408 if they come too slowly."""
+    """Yield the stream in chunks. Raises TooLarge beyond `limit` bytes, or HTTP 408 if the chunks arrive too slowly."""
     chunks = aiter(stream)
-    deadline = asyncio.get_running_loop().time() + SECONDS_TO_BEGIN
+    deadline = asyncio.get_running_loop().time() + UPLOAD_GRACE_SECONDS
     while True:
         try:
             async with asyncio.timeout_at(deadline):
@@ -119,15 +118,15 @@ async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
         except TimeoutError:
             raise falcon.HTTPError(
                 falcon.HTTP_408,
-                description=f"the upload came in at less than {BYTES_PER_SECOND // 1024} KiB/s and was given up",
+                description=TOO_SLOW_DETAIL,
                 headers={"Connection": "close"},
             ) from None
-        deadline += len(chunk) / BYTES_PER_SECOND
+        deadline += len(chunk) / MIN_BYTES_PER_SECOND
         limit -= len(chunk)
         if limit < 0:
             raise _too_large()
-        for start in range(0, len(chunk), _PIECE):
-            yield chunk[start : start + _PIECE]
+        for start in range(0, len(chunk), _CHUNK_BYTES):
+            yield chunk[start : start + _CHUNK_BYTES]
 
 
 async def _read(part: BodyPart, limit: int) -> bytes:

@@ -1,6 +1,6 @@
-"""The bundle store at memory://name, a plugin like any other: the reference implementation and a double for tests.
+"""The bundle store at memory://name: the reference implementation, and a test double.
 
-Stores of one name share their bundles within the process; nothing outlives it.
+Stores of the same URL share their bundles within the process. Nothing survives the process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from opentalking_core import (
     BundleVersion,
     FileInfo,
     NotFound,
+    check_new_bundle,
+    chunk_ranges,
     hookimpl,
-    is_avatar_id,
-    is_bundle_path,
 )
 
 if TYPE_CHECKING:
@@ -29,36 +29,33 @@ if TYPE_CHECKING:
 
     from opentalking_core import BundleStore
 
-_PIECE = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 @hookimpl
 def open_bundle_store(url: str) -> BundleStore | None:
-    """Opens memory://name."""
+    """Open memory://name."""
     return MemoryStore(url) if url.startswith("memory://") else None
 
 
 @dataclass(slots=True)
 class MemoryFile:
-    """One file of a bundle, and the reader of itself: it never changes, so there is nothing to open."""
+    """One file of a bundle. It never changes, so it serves as its own `FileReader`."""
 
     info: FileInfo
     content: bytes
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """See `FileReader.chunks`."""
-        stop = self.info.size if stop is None else min(stop, self.info.size)
-        for offset in range(start, stop, _PIECE):
-            yield self.content[offset : min(offset + _PIECE, stop)]
+        for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
+            yield self.content[offset : offset + length]
 
     async def read(self) -> bytes:
-        """See `FileReader.read`."""
         return self.content
 
 
 @dataclass(slots=True)
 class _Shared:
-    """What the stores of one URL have in common."""
+    """The state that all stores of one URL share."""
 
     bundles: dict[str, dict[str, MemoryFile]] = field(default_factory=dict)  # avatar id -> path -> file
     stamp: int = 0
@@ -66,11 +63,11 @@ class _Shared:
 
 _shared: dict[str, _Shared] = {}
 _count = itertools.count(1)
-_process = secrets.token_hex(4)  # a client may still hold a tag from before a restart
+_process = secrets.token_hex(4)  # clients may still hold an etag from before a restart
 
 
 class MemoryStore:
-    """Bundles in a dict; whatever changes one does it in a single step of the interpreter, so nobody sees half of it.
+    """Bundles in a dict. Each change is a single dict operation, so no reader sees half a bundle.
 
     Args:
         url: memory://name; stores of the same URL share their bundles.
@@ -88,12 +85,10 @@ class MemoryStore:
         pass
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """See `BundleStore.scan`."""
         for avatar_id, files in list(self._bundles.items()):
             yield BundleVersion(avatar_id, files[MANIFEST].info.etag)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """See `BundleStore.files`."""
         bundle = self._bundles.get(avatar_id)
         if bundle is None:
             raise NotFound(f"there is no avatar {avatar_id!r}")
@@ -102,16 +97,13 @@ class MemoryStore:
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[MemoryFile]:
-        """See `BundleStore.open`."""
         file = self._bundles.get(avatar_id, {}).get(path)
         if file is None:
             raise NotFound(f"avatar {avatar_id!r} has no file {path!r}")
         yield file
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """See `BundleStore.create`."""
-        if not (is_avatar_id(avatar_id) and MANIFEST in files and all(map(is_bundle_path, files))):
-            raise ValueError(f"not a bundle: id {avatar_id!r}, files {', '.join(map(repr, files))}")
+        check_new_bundle(avatar_id, files)
         taken = AlreadyExists(f"there is an avatar {avatar_id!r} already")
         if avatar_id in self._bundles:
             raise taken
@@ -125,11 +117,9 @@ class MemoryStore:
         self._shared.stamp = next(_count)
 
     async def delete(self, avatar_id: str) -> None:
-        """See `BundleStore.delete`."""
         if self._bundles.pop(avatar_id, None) is None:
             raise NotFound(f"there is no avatar {avatar_id!r}")
         self._shared.stamp = next(_count)
 
     def change_stamp(self) -> Hashable:
-        """See `ChangeStamp.change_stamp`."""
         return self._shared.stamp

@@ -1,1 +1,1 @@
-"""What an avatar is, and where bundles live."""
+"""Avatar bundles: manifests, model types, validation, and the stores that hold bundles."""

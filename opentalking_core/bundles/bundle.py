@@ -1,4 +1,4 @@
-"""AvatarBundle: one avatar's manifest and files, wherever the bundle lives."""
+"""AvatarBundle: one avatar's manifest and list of files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AvatarBundle:
-    """A bundle's manifest and which files it holds, wherever it lives.
+    """A bundle's manifest and the sizes of its files.
 
     Args:
         avatar_id: the bundle's folder name.
-        manifest: its manifest.json.
-        files: path inside the bundle (slashes) -> size in bytes.
-        path: its folder, if it lives in one.
+        manifest: the bundle's manifest.json.
+        files: path inside the bundle, separated by `/` -> size in bytes.
+        path: the bundle's folder, if the bundle is a folder on this machine.
     """
 
     avatar_id: str
@@ -29,7 +29,7 @@ class AvatarBundle:
     path: Path | None = None
 
     def images_in(self, folder: str) -> list[str]:
-        """The PNG and JPG files right inside `folder` ("frames"), in the order in which they are played."""
+        """Return the PNG and JPG files directly inside `folder` (e.g. "frames"), in the order of playing."""
         prefix = folder.strip("/") + "/"
         return sorted(
             path

@@ -26,13 +26,13 @@ def load_avatar_bundle(
 
     Args:
         path: the bundle's folder.
-        strict: also check what its model type needs.
-        model_types: those to check by; the six built-in ones if None.
+        strict: also validate the bundle, including what its model type needs.
+        model_types: the known model types; the six built-in ones if None.
 
     Raises:
-        NotFound: there is no folder, or no manifest.json in it.
+        NotFound: there is no such folder, or the folder has no manifest.json.
         InvalidManifest: the manifest can't be read.
-        InvalidBundle: strict, and the check found errors; `problems` holds them and the warnings.
+        InvalidBundle: strict validation found errors; `problems` holds the errors and the warnings.
     """
     folder = Path(path)
     try:
@@ -56,7 +56,7 @@ def load_avatar_bundle(
 
 
 def list_avatar_dirs(root: str | PathLike[str]) -> list[Path]:
-    """The folders in `root` that hold a manifest.json, by name; hidden ones are left out.
+    """Return the folders in `root` that have a manifest.json, sorted by name, without hidden folders.
 
     Raises:
         NotFound: `root` can't be read.

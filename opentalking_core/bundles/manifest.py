@@ -1,4 +1,4 @@
-"""A bundle's manifest.json: reading it, what GET /avatars lists of it, and which ids and paths are valid."""
+"""manifest.json: its fields, the summary that GET /avatars lists, and the rules for ids and paths."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..errors import InvalidManifest
 if TYPE_CHECKING:
     from typing import Self
 
-#: Larger manifests are refused: the largest real ones (hundreds of frames' metadata) are far below.
+#: Larger manifests are refused. The largest real ones, with metadata of hundreds of frames, are far smaller.
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
-_MAX_PIXELS = 1_000_000  # of width or height
+_MAX_SIDE_PIXELS = 1_000_000  # of width or height
 
-#: An id becomes a folder's name, and file systems take 255 bytes; a store may need a few for a prefix of its own.
+#: An id becomes a folder's name. File systems allow 255 bytes, of which a store may need a few for a prefix.
 MAX_ID_BYTES = 200
 _ASCII_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 def is_avatar_id(text: str) -> bool:
-    """Whether `text` can be an avatar's id: letters, marks and digits of any script, `-` and `_`; at most 200 bytes."""
-    if text.isascii():  # nearly all ids, of which a scan checks thousands
+    """Return whether `text` is a valid id: letters, marks and digits of any script, `-` and `_`; at most 200 bytes."""
+    if text.isascii():  # fast path: a scan checks thousands of ids
         return _ASCII_ID.fullmatch(text) is not None
     return (
         all(char in "-_" or unicodedata.category(char)[0] in "LMN" for char in text)
@@ -37,7 +37,7 @@ def is_avatar_id(text: str) -> bool:
 
 
 def is_bundle_path(path: str) -> bool:
-    """Whether `path` can name a file inside a bundle: slash-separated, relative, nothing hidden, no `..`, no NUL."""
+    """Return whether `path` can name a file of a bundle: separated by `/`, relative, not hidden, no `..`, no NUL."""
     return (
         0 < len(path) <= 1024
         and "\0" not in path
@@ -53,11 +53,11 @@ class AvatarSummary:
 
     Args:
         id: the bundle's folder name.
-        name: for people to read; the id where the manifest has none.
-        model_type: what drives the avatar, e.g. "wav2lip".
-        width: of the output video, in pixels.
-        height: likewise.
-        is_custom: made by POST /avatars/custom, so it may be deleted.
+        name: the name to show; the id if the manifest has no name.
+        model_type: the model that drives the avatar, e.g. "wav2lip".
+        width: width of the output video, in pixels.
+        height: height of the output video, in pixels.
+        is_custom: whether POST /avatars/custom created the avatar, so that it may be deleted.
     """
 
     id: str
@@ -80,31 +80,31 @@ def _number(value: object) -> float:
 
 def _pixels(value: object) -> int:
     number = _number(value)
-    if number != int(number) or number > _MAX_PIXELS:
+    if number != int(number) or number > _MAX_SIDE_PIXELS:
         raise ValueError(f"must be a whole number of pixels up to a million, not {value!r:.40}")
     return int(number)
 
 
-#: An int stays an int and a float a float, so that 25 is not written back as 25.0.
+#: An int stays an int, so that 25 is not written back as 25.0.
 Number = Annotated[float, PlainValidator(_number), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})]
-Pixels = Annotated[
-    int, PlainValidator(_pixels), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MAX_PIXELS})
+PixelCount = Annotated[
+    int, PlainValidator(_pixels), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MAX_SIDE_PIXELS})
 ]
 
 
 class AvatarManifest(BaseModel):
-    """A manifest.json; keys that the bundle format doesn't name are kept (`model_extra`).
+    """A manifest.json. Keys that the bundle format doesn't define are kept (`model_extra`).
 
     Args:
-        id: should be the bundle's folder name; where it differs, the folder's name is the identity.
-        name: for people to read.
-        model_type: what drives the avatar.
-        fps: output frames per second, above 0.
-        sample_rate: of the audio, in Hz, above 0.
-        width: of the output video, in pixels, at least 1.
-        height: likewise.
-        version: of the asset.
-        metadata: free-form.
+        id: should be the bundle's folder name. If the two differ, the folder's name is the avatar's id.
+        name: the name to show.
+        model_type: the model that drives the avatar.
+        fps: frames per second of the output video, above 0.
+        sample_rate: sample rate of the audio, in Hz, above 0.
+        width: width of the output video, in pixels, at least 1.
+        height: height of the output video, in pixels, at least 1.
+        version: version of the asset.
+        metadata: any further values.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -114,17 +114,17 @@ class AvatarManifest(BaseModel):
     model_type: str = Field(min_length=1)
     fps: Number
     sample_rate: Number
-    width: Pixels
-    height: Pixels
+    width: PixelCount
+    height: PixelCount
     version: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read the bytes of a manifest.json.
+        """Parse the content of a manifest.json.
 
         Raises:
-            InvalidManifest: not JSON, not an object, or a field that is missing or wrong; the message names it.
+            InvalidManifest: the content is no JSON object, or a field is missing or wrong; the message names the field.
         """
         if len(data) > MAX_MANIFEST_BYTES:
             raise InvalidManifest(f"manifest.json has {len(data)} bytes; at most {MAX_MANIFEST_BYTES} are read")
@@ -133,22 +133,22 @@ class AvatarManifest(BaseModel):
             manifest = cls.model_validate_json(data)
         except ValidationError as error:
             raise InvalidManifest(_explain(error)) from None
-        if b"NaN" in data or b"Infinity" in data:  # pydantic reads them, JSON has none, and clients choke on them
+        if b"NaN" in data or b"Infinity" in data:  # pydantic accepts these, but JSON and clients don't
             json.loads(data, parse_constant=_refuse_constant)
         return manifest
 
     @property
     def is_custom(self) -> bool:
-        """Made by POST /avatars/custom."""
+        """Whether POST /avatars/custom created the avatar."""
         return self.metadata.get("custom_avatar") is True
 
     @property
     def is_hidden(self) -> bool:
-        """Left out of GET /avatars."""
+        """Whether GET /avatars omits the avatar."""
         return self.metadata.get("hidden") is True
 
     def summary(self, avatar_id: str) -> AvatarSummary:
-        """What GET /avatars lists of it; `avatar_id` is the bundle's folder name."""
+        """Return what GET /avatars lists; `avatar_id` is the bundle's folder name."""
         name = self.name.strip() if self.name else ""
         return AvatarSummary(
             avatar_id, name or avatar_id, self.model_type, self.width, self.height,
@@ -156,10 +156,10 @@ class AvatarManifest(BaseModel):
         )  # fmt: skip
 
     def to_json(self) -> bytes:
-        """The bytes of a manifest.json with these values, unknown keys included.
+        """Return the content of a manifest.json with these values, unknown keys included.
 
         Raises:
-            InvalidManifest: a number in it is too large for JSON readers (1e400).
+            InvalidManifest: a number is too large for JSON readers (1e400).
         """
         try:
             text = json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, indent=2, allow_nan=False)
@@ -169,7 +169,7 @@ class AvatarManifest(BaseModel):
 
 
 def _explain(error: ValidationError) -> str:
-    """The first few faults in one sentence, each naming its field."""
+    """Return a sentence that names the first faults with their fields."""
     faults = []
     for fault in error.errors(include_url=False, include_input=False)[:3]:
         where = ".".join(str(part) for part in fault["loc"][:1])

@@ -1,4 +1,4 @@
-"""ModelType: what drives an avatar, what a bundle of it needs, and whether a portrait can become one."""
+"""ModelType: a model that drives avatars, and what it needs of a bundle."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class PortraitRecipe:
     """How a portrait becomes a bundle of a model type.
 
     Args:
-        picture_paths: where the portrait's PNG goes in the bundle; the first is the still that mouths are measured on.
-        metadata: what the new manifest's metadata says about these files.
+        picture_paths: where to put the portrait's PNG in the bundle. Mouths are located in the first of these files.
+        metadata: entries for the new manifest's metadata.
     """
 
     picture_paths: tuple[str, ...]
@@ -26,18 +26,18 @@ class PortraitRecipe:
 
 
 class ModelType(Protocol):
-    """What drives an avatar."""
+    """A model that drives avatars."""
 
     @property
     def name(self) -> str:
-        """What a manifest's `model_type` says."""
+        """The value of `model_type` in manifests."""
         ...
 
     @property
     def portrait_recipe(self) -> PortraitRecipe | None:
-        """How to make an avatar of this type from a portrait; None if one portrait isn't enough."""
+        """How to create a bundle of this type from a portrait; None if one portrait isn't enough."""
         ...
 
     def problems(self, bundle: AvatarBundle) -> Iterable[Problem]:
-        """What keeps `bundle` from being driven by this type, as values: never raises, whatever the bundle holds."""
+        """Return what keeps this model from driving `bundle`. Never raises, however broken the bundle is."""
         ...

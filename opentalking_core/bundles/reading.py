@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def read_manifest(store: BundleStore, avatar_id: str) -> AvatarManifest:
-    """A bundle's manifest. Raises NotFound, InvalidManifest, StoreUnavailable."""
+    """Return the manifest of a bundle. Raises NotFound, InvalidManifest, StoreUnavailable."""
     async with store.open(avatar_id, MANIFEST) as file:
         if file.info.size > MAX_MANIFEST_BYTES:
             raise InvalidManifest(f"{MANIFEST} has {file.info.size} bytes; at most {MAX_MANIFEST_BYTES} are read")

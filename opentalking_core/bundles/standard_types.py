@@ -31,7 +31,7 @@ class _Wav2Lip:
     portrait_recipe: PortraitRecipe | None = _WAV2LIP_RECIPE
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """Frames, or a reference picture unless `metadata.reference_mode` asks for frames."""
+        """Require frames, or a reference picture unless `metadata.reference_mode` asks for frames."""
         metadata = bundle.manifest.metadata
         folder = metadata.get("frame_dir", "frames")
         if not isinstance(folder, str) or not folder.strip("/"):
@@ -51,7 +51,7 @@ class _MuseTalk:
     portrait_recipe: PortraitRecipe | None = None
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A sequence of full frames."""
+        """Require a sequence of full frames."""
         if not bundle.images_in("full_frames"):
             yield Problem("error", "full_frames/", "holds no PNG or JPG: musetalk needs at least one full frame")
 
@@ -62,7 +62,7 @@ class _QuickTalk:
     portrait_recipe: PortraitRecipe | None = None
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A template video and an asset root, which may lie outside the bundle."""
+        """Require the paths of a template video and an asset root, which may lie outside the bundle."""
         for key in ("template_video", "asset_root"):
             value = bundle.manifest.metadata.get(key)
             if not isinstance(value, str) or not value.strip():
@@ -75,7 +75,7 @@ class _ReferenceDriven:
     portrait_recipe: PortraitRecipe | None = None
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
-        """A still that today's runtime animates."""
+        """Require a still picture to animate."""
         if not _reference(bundle):
             yield Problem("error", "reference.png", f"is missing (as is reference.jpg): {self.name} animates it")
 
@@ -86,7 +86,7 @@ class _Mock:
     portrait_recipe: PortraitRecipe | None = None
 
     def problems(self, bundle: AvatarBundle) -> Iterable[Problem]:
-        """Nothing is needed."""
+        """Require nothing."""
         return ()
 
 

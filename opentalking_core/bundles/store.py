@@ -1,15 +1,16 @@
-"""The bundle store: where avatar bundles live. A storage plugin returns one for a URL; this is what it promises.
+"""The bundle store, which holds avatar bundles. A storage plugin returns a store for a URL. A store promises:
 
-A bundle is a set of files under an avatar id, one of them `manifest.json`. What makes it exist is its manifest.
+A bundle is a set of files under an avatar id, among them `manifest.json`. A bundle exists if its manifest exists.
 
-* Ids and paths come validated (`manifest.is_avatar_id`, `manifest.is_bundle_path`); a store still refuses to leave its
-  root, symbolic links included.
-* A bundle appears whole or not at all and disappears whole. A crash at any instant leaves nothing visible, and nothing
-  that a later `__aenter__` does not sweep.
-* What `create` has written is durable when it returns.
-* Errors are those of `opentalking_core.errors` and no others: NotFound, AlreadyExists, StoreUnavailable, StoreFull.
-* The key layout is the folder layout, so that `cp -r` and `aws s3 sync` between stores just work.
-* Methods are called from one event loop, many at a time; none of them may block it.
+* Ids and paths come validated (`manifest.is_avatar_id`, `manifest.is_bundle_path`), but a store still refuses to leave
+  its root, also through symbolic links.
+* A bundle appears and disappears whole. A crash at any time leaves nothing visible, and nothing that a later
+  `__aenter__` does not sweep.
+* A bundle is durable when `create` returns.
+* Stores raise the errors of `opentalking_core.errors` and no others: NotFound, AlreadyExists, StoreUnavailable,
+  StoreFull.
+* The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
+* Methods are called concurrently from one event loop and must not block it.
 
 `opentalking_core.testing.BundleStoreContract` checks these promises.
 """
@@ -33,11 +34,11 @@ PREVIEW = "preview.png"
 
 @dataclass(frozen=True, slots=True)
 class BundleVersion:
-    """A bundle that is there, as `BundleStore.scan` reports it.
+    """An existing bundle, as `BundleStore.scan` reports it.
 
     Args:
         avatar_id: the bundle's folder name.
-        version: a token that differs whenever manifest.json has changed; compare it, don't interpret it.
+        version: an opaque token that differs whenever manifest.json has changed.
     """
 
     avatar_id: str
@@ -49,10 +50,10 @@ class FileInfo:
     """One file of a bundle.
 
     Args:
-        path: inside the bundle, with slashes: "frames/frame_00000.png".
-        size: in bytes.
+        path: path inside the bundle, separated by `/`: "frames/frame_00000.png".
+        size: size in bytes.
         etag: an opaque token, ASCII without quotes, that differs whenever the content does.
-        modified: seconds since the epoch.
+        modified: time of the last change, in seconds since the epoch.
     """
 
     path: str
@@ -62,32 +63,32 @@ class FileInfo:
 
 
 class FileReader(Protocol):
-    """An open file of a bundle; what it yields is one consistent version, even if the bundle is deleted meanwhile."""
+    """An open file of a bundle. All reads see the same version, even if the bundle is deleted meanwhile."""
 
     info: FileInfo
 
     def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes from offset `start` up to `stop` (or the end), in pieces of at most a few MiB."""
+        """Yield the bytes from offset `start` up to `stop` (or the end), in chunks of at most a few MiB."""
         ...
 
     async def read(self) -> bytes:
-        """The whole content."""
+        """Return the whole content."""
         ...
 
 
 class BundleStore(Protocol):
-    """Where bundles live; see the module's docstring for what it promises as a whole."""
+    """A store of bundles; the module's docstring lists its promises."""
 
-    url: str  #: as opened, without secrets: for logs, /health and the command line
+    url: str  #: the URL as opened, without secrets: for logs, /health and the command line
 
     async def __aenter__(self) -> Self:
-        """Connect, and sweep what a crash has left. Raises StoreUnavailable."""
+        """Connect, and remove what a crash has left. Raises StoreUnavailable."""
         ...
 
     async def __aexit__(self, *exc: object) -> None: ...
 
     def scan(self) -> AsyncIterator[BundleVersion]:
-        """Yield every bundle that is there, in any order; as cheaply as the backend allows, for it is called often."""
+        """Yield every bundle, in any order. Called often, so as cheaply as the backend allows."""
         ...
 
     def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
@@ -95,35 +96,39 @@ class BundleStore(Protocol):
         ...
 
     def open(self, avatar_id: str, path: str) -> AbstractAsyncContextManager[FileReader]:
-        """Open one file for reading. Entering raises NotFound if the bundle or the file isn't there."""
+        """Open a file for reading. Entering raises NotFound if there is no such bundle or file, StoreUnavailable."""
         ...
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """Write a new bundle, `manifest.json` included: whole, durable, or not at all. Raises AlreadyExists, StoreFull.
+        """Write a new bundle, `manifest.json` included: whole and durable, or not at all.
 
-        Of several creators of one id exactly one succeeds. Raises ValueError, before anything is written, for an id or
-        a path that can't be one, or no manifest.json; what a stream of `files` raises comes through.
+        Of several concurrent creators of one id, exactly one succeeds. Exceptions of streams in `files` propagate.
+
+        Raises:
+            AlreadyExists: there is a bundle with this id, or another creator is writing it.
+            StoreFull, StoreUnavailable: the backend has no room or can't be used.
+            ValueError: the id or a path is malformed, or manifest.json is missing. Nothing was written.
         """
         ...
 
     async def delete(self, avatar_id: str) -> None:
-        """Make the bundle disappear, whole and for good. Raises NotFound."""
+        """Delete the bundle, whole and durably. Raises NotFound, StoreUnavailable."""
         ...
 
 
 @runtime_checkable
 class ChangeStamp(Protocol):
-    """An optional ability of a store: to say in microseconds that nothing was added or removed."""
+    """An optional ability of a store: to tell within microseconds that no bundle was added or removed."""
 
     def change_stamp(self) -> Hashable:
-        """A value that differs after a bundle was added or removed, by anybody. Called on the event loop."""
+        """Return a value that differs after any process has added or removed a bundle. Called on the event loop."""
         ...
 
 
 @runtime_checkable
 class PresignedURLs(Protocol):
-    """An optional ability of a store: to let clients fetch a file from the backend itself, for a while."""
+    """An optional ability of a store: to let clients fetch a file directly from the backend for a limited time."""
 
     async def presigned_url(self, avatar_id: str, path: str, seconds: float) -> str:
-        """A URL that anybody can GET the file from for so long. Raises NotFound, StoreUnavailable."""
+        """Return a URL with which anyone can GET the file for `seconds`. Raises NotFound, StoreUnavailable."""
         ...

@@ -1,4 +1,4 @@
-"""Strict validation: what every bundle needs, and what its model type needs."""
+"""Strict validation of bundles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Problem
 from .manifest import is_avatar_id
+from .store import PREVIEW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def validate_bundle(bundle: AvatarBundle, model_types: Mapping[str, ModelType]) -> list[Problem]:
-    """Check a bundle strictly: what every bundle needs, then what its model type does.
+    """Return what is wrong with a bundle: first what every bundle needs, then what its model type needs.
 
     Args:
         bundle: the bundle to check.
-        model_types: the known ones by name (`PluginHost.model_types()`).
+        model_types: the known model types by name (`PluginHost.model_types()`).
     """
     problems = []
     manifest = bundle.manifest
@@ -33,8 +34,8 @@ def validate_bundle(bundle: AvatarBundle, model_types: Mapping[str, ModelType]) 
                 "error", "id", f"is {manifest.id!r} but the folder is named {bundle.avatar_id!r}: make them the same"
             )
         )
-    if "preview.png" not in bundle.files:
-        problems.append(Problem("warning", "preview.png", "is missing: pickers will have nothing to show"))
+    if PREVIEW not in bundle.files:
+        problems.append(Problem("warning", PREVIEW, "is missing: pickers will have nothing to show"))
     problems += [
         Problem("error", path, "is empty: put the real file there or remove it")
         for path, size in bundle.files.items()

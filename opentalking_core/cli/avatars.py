@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ..bundles.manifest import AvatarManifest, AvatarSummary, is_avatar_id
 from ..bundles.reading import read_manifest
+from ..bundles.store_helpers import concurrently
 from ..errors import InvalidManifest, NotFound, OpenTalkingError
 from .output import load_host, progress, read_settings, warn
 
@@ -128,17 +129,15 @@ async def read_each(
     """
     ids = sorted([bundle.avatar_id async for bundle in store.scan()])
     results: dict[str, T | OpenTalkingError] = {}
-    todo = iter(ids)
 
-    async def read_some() -> None:
-        for avatar_id in todo:
-            try:
-                results[avatar_id] = await read(store, avatar_id)
-            except (InvalidManifest, NotFound) as error:
-                results[avatar_id] = error
-            report(len(results), len(ids))
+    async def read_one(avatar_id: str) -> None:
+        try:
+            results[avatar_id] = await read(store, avatar_id)
+        except (InvalidManifest, NotFound) as error:
+            results[avatar_id] = error
+        report(len(results), len(ids))
 
-    await asyncio.gather(*(read_some() for _ in range(_CONCURRENT_READS)))
+    await concurrently(ids, read_one, _CONCURRENT_READS)
     return dict(sorted(results.items()))
 
 

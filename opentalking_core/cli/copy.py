@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 if TYPE_CHECKING:
-    from ..bundles.copying import Copied
+    from ..bundles.copying import CopyResult
     from ..bundles.store import BundleStore
 
 
@@ -48,7 +48,9 @@ def copy(
         raise typer.Exit(1)
 
 
-async def _copy(source: BundleStore, target: BundleStore, ids: list[str], at_once: int, dry_run: bool) -> list[Copied]:
+async def _copy(
+    source: BundleStore, target: BundleStore, ids: list[str], at_once: int, dry_run: bool
+) -> list[CopyResult]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ..bundles.copying import copy_bundles

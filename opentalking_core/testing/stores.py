@@ -235,8 +235,8 @@ class BundleStoreContract(Contract):
             for stop in (*(end for end in ends if end >= start), None):
                 assert run(part(start, stop)) == content[start:stop], (start, stop)
 
-    def test_what_was_created_is_durable(self, opened: BundleStore, run: Run) -> None:
-        """A store that is left and entered again has the same bundles."""
+    def test_store_entered_again_has_the_same_bundles(self, opened: BundleStore, run: Run) -> None:
+        """Bundles outlive the store object. Whether they survive a power cut, a store's own tests must show."""
         run(opened.create("anna", bundle()))
         run(opened.create("ben", bundle()))
         run(opened.delete("ben"))

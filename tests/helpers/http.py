@@ -1,4 +1,4 @@
-"""Requests exactly as written, and their answers exactly as they came."""
+"""Sends requests exactly as written, and returns responses exactly as received."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """Its status, its headers (names in lower case), and its body as it was sent, compressed or not."""
+    """A response: status, headers (names in lower case), and the body as sent, compressed or not."""
 
     status: int
     headers: dict[str, str]
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def ask(client: httpx.Client, path: str, headers: Headers = (), method: str = "GET") -> Answer:
-    """Send these headers and none that httpx would add, but for those that HTTP needs."""
+    """Send a request with these headers, without the optional headers that httpx adds."""
     request = client.build_request(method, path)
     for name in ("accept", "accept-encoding", "user-agent"):
         del request.headers[name]
@@ -40,12 +40,12 @@ def ask(client: httpx.Client, path: str, headers: Headers = (), method: str = "G
 
 
 def let_tags_settle() -> None:
-    """Wait until the tags of files that were just written stay: a folder tells times apart 50 ms later."""
+    """Wait until the tags of just written files are stable: for 50 ms, a folder can't tell changes apart."""
     time.sleep(0.06)
 
 
 def wait_for(what: Callable[[], T | None]) -> T:
-    """What it returns as soon as that is true; fails after ten seconds."""
+    """Return the result of `what` as soon as it is true, or fail after ten seconds."""
     deadline = time.monotonic() + 10
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come"

@@ -1,4 +1,4 @@
-"""A bundle store as a plugin author would write one, for tests: it counts, and can be held, delayed and broken."""
+"""A bundle store for tests. It counts calls, and a test can hold, delay and break them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Look every few milliseconds; fails if it doesn't come true in `seconds`."""
+    """Check the condition every 5 ms. Fail if it is not true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "what the test waits for did not happen"
@@ -37,7 +37,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def write_bundle(home: Path, files: Mapping[str, bytes] | None = None, **changes: object) -> Path:
-    """Write a bundle as somebody does by hand, file by file, the manifest last; `changes` are to its fields."""
+    """Write a bundle file by file, the manifest last; `changes` are to the manifest's fields."""
     home.mkdir(parents=True, exist_ok=True)
     for path, content in (files or {}).items():
         (home / path).write_bytes(content)
@@ -46,43 +46,43 @@ def write_bundle(home: Path, files: Mapping[str, bytes] | None = None, **changes
 
 
 def serve(store: WatchedStore, mouth: FakeMouth | None = None, **settings: Any) -> AbstractContextManager[httpx.Client]:
-    """A running service over this store, with a fake mouth detector; see `running_service`."""
+    """Run a service over this store, with a fake mouth detector; see `running_service`."""
     plugins = {"watched": store, "fake_mouth": mouth or FakeMouth()}
     return running_service(store.url, plugins=plugins, **settings)
 
 
 @dataclass
 class Hold:
-    """Calls that have to wait."""
+    """Calls of one name that have to wait."""
 
-    calls: float  # how many more of them
+    calls: float  # how many calls have to wait, from now on
     waiting: int = 0
     is_over: bool = False
 
 
 class WatchedStore:
-    """Bundles in memory, in a store that can't tell of changes. It is its own plugin: register it.
+    """Bundles in memory, in a store without a change stamp. The store is its own plugin: register it.
 
-    What a call is named, to hold or to break it: an operation ("scan", "open", "create", "delete") as it begins, its
-    past ("scanned", "opened", "created", "deleted") as it ends, or "open anna/manifest.json", "create anna" and so on.
+    To hold or break a call, a test names the beginning of an operation ("scan", "open", "create", "delete"), its end
+    ("scanned", "opened", "created", "deleted"), or the call for one object ("open anna/manifest.json", "create anna").
     """
 
     def __init__(self) -> None:
         self.url = f"watched://{uuid.uuid4()}"
         self.inner = MemoryStore(f"memory://{uuid.uuid4()}")
-        #: how many scans have begun
+        #: number of scans that have begun
         self.scans = 0
-        #: files that were asked for, read as a whole, and streamed in pieces: "anna/manifest.json"
+        #: files that were opened, read as a whole, and streamed in chunks: "anna/manifest.json"
         self.opened: list[str] = []
         self.read: list[str] = []
         self.streamed: list[str] = []
-        #: what `create` was called with
+        #: arguments of each call of `create`
         self.created: list[tuple[str, dict[str, bytes | AsyncIterable[bytes]]]] = []
-        #: how many files were being opened at the same time
+        #: largest number of files that were being opened at the same time
         self.most_opening = 0
-        #: what a call of this name raises
+        #: exceptions to raise, by the name of the call
         self.broken: dict[str, Exception] = {}
-        #: each call takes a random time up to so many seconds more, before and after
+        #: longest random delay in seconds, before and after each call
         self.jitter = 0.0
         self._opening = 0
         self._holds: dict[str, Hold] = {}
@@ -93,7 +93,7 @@ class WatchedStore:
 
     @contextlib.contextmanager
     def holding(self, name: str, calls: float = math.inf) -> Iterator[Hold]:
-        """Have the next calls of this name wait until the end of the block."""
+        """Let the next calls of this name wait until the end of the block."""
         hold = self._holds[name] = Hold(calls)
         try:
             yield hold
@@ -116,7 +116,7 @@ class WatchedStore:
         asyncio.run(self.inner.delete(avatar_id))
 
     def ids(self) -> set[str]:
-        """Those of the bundles that are there."""
+        """Return the ids of all bundles."""
 
         async def scan() -> set[str]:
             return {bundle.avatar_id async for bundle in self.inner.scan()}
@@ -124,7 +124,7 @@ class WatchedStore:
         return asyncio.run(scan())
 
     def wait_for_a_scan(self) -> None:
-        """Until one has begun and ended."""
+        """Wait until a scan has begun and ended."""
         before = self.scans
         wait_until(lambda: self.scans > before + 1)
 
@@ -136,7 +136,7 @@ class WatchedStore:
             if hold is not None and hold.calls > 0:
                 hold.calls -= 1
                 hold.waiting += 1
-                while not hold.is_over:  # noqa: ASYNC110 - it is ended in another thread
+                while not hold.is_over:  # noqa: ASYNC110 - another thread ends it
                     await asyncio.sleep(0.002)
             if name in self.broken:
                 raise self.broken[name]
@@ -186,7 +186,7 @@ class WatchedStore:
 
 
 class StampedStore(WatchedStore):
-    """Bundles in memory, in a store that can tell of changes."""
+    """Bundles in memory, in a store with a change stamp."""
 
     def change_stamp(self) -> Hashable:
         return self.inner.change_stamp()

@@ -1,4 +1,4 @@
-"""Avatar bundles in a folder: opens file:// URLs; the host turns plain paths into those."""
+"""Avatar bundles in a folder. Opens file:// URLs; the host turns plain paths into file:// URLs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @hookimpl
 def open_bundle_store(url: str) -> BundleStore | None:
-    """Opens file:///srv/avatars."""
+    """Open file:///srv/avatars."""
     if not url.lower().startswith("file:"):
         return None
-    from .store import LocalStore  # every plugin is imported at every start, most of them for nothing
+    from .store import LocalStore  # every start imports every plugin, so keep the import light
 
     return LocalStore(url)

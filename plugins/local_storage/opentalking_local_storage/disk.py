@@ -1,7 +1,7 @@
-"""What the store does in its threads: plain blocking functions that raise OSError, and errors of ours where they know.
+"""Blocking functions that the store calls in threads. They raise OSError, or an error of the core if they know which.
 
-Symbolic links: the root may be one, and a bundle's file may be one to a file inside the root. All others, links to
-folders included, are as good as absent; a file is opened folder by folder, following none.
+Symbolic links: the root may be a link, and a file of a bundle may be a link to a file inside the root. All other links,
+including links to folders, are treated as absent. Files are opened folder by folder without following links.
 """
 
 from __future__ import annotations
@@ -36,60 +36,75 @@ if TYPE_CHECKING:
 
     from .scratch import Scratch
 
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_UNWRITABLE = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
-_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
-_NO_RENAME = {errno.ENOSPC, errno.EDQUOT, errno.EXDEV}
+_ABSENT_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO}
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_UNWRITABLE_ERRNOS = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+_TAKEN_ERRNOS = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+_UNRENAMABLE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EXDEV}
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_FOLDER = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
-_FILE = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not hang
+_OPEN_FOLDER = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
+_OPEN_FILE = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO must not hang
 
-#: A file that is larger leaves the system's page cache once it is flushed: so pictures that come in push out none that
-#: is asked for often, and the next one takes over their pages, which saves a tenth of an upload's time where a
-#: virtual machine gives free memory back to its host. Manifests stay, for the next scan reads them all.
-_KEPT_IN_CACHE = 64 * 1024
+#: Evict files larger than this from the page cache after flushing. Uploads then don't displace files that are read
+#: often, and reusing the freed pages makes uploads about 10 % faster on VMs with memory ballooning. Manifests are
+#: smaller and stay cached, because the next scan reads them.
+MAX_CACHED_FILE_BYTES = 64 * 1024
+
+_CLOCK_TICK_NS = 50_000_000  # longer than any file system's clock needs for a tick
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def our_errors(root: Path, what: str, absent: type[Exception] = NotFound) -> Iterator[None]:
-    """Turn an OSError about `what` into one of ours: what isn't there is `absent`, unless the root itself is gone."""
+    """Turn an OSError into an error of the core.
+
+    Args:
+        root: the store's folder.
+        what: what the code below works on, for the message.
+        absent: the error for a missing file or folder; StoreUnavailable in any case if the root itself is missing.
+    """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in _FULL_ERRNOS:
             raise StoreFull(f"no room for {what} in {root}: {reason}; nothing was written") from error
-        if absent is NotFound and error.errno in _ABSENT and root.is_dir():
+        if absent is NotFound and error.errno in _ABSENT_ERRNOS and root.is_dir():
             raise NotFound(f"{what} isn't there") from None
         raise StoreUnavailable(f"{what} in {root} can't be used: {reason} ({error.filename})") from error
 
 
 def version(status: os.stat_result) -> str:
-    """A token that differs whenever the file or folder has changed.
+    """Return a token that differs whenever the file or folder has changed.
 
-    Clocks of file systems tick every few milliseconds, so two changes can have one time, and a freed inode is used
-    again: a token made right after a change gets a moment of its own and equals no other, once too often at worst.
+    File systems' clocks tick every few milliseconds, so two changes can have the same time, and freed inodes are
+    reused. A token made right after a change therefore includes the current time and equals no other token. At worst,
+    an unchanged file looks changed once.
     """
     token = f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
     now = time.time_ns()
-    return f"{token}-{now:x}" if now - status.st_ctime_ns < 50_000_000 else token
+    return f"{token}-{now:x}" if now - status.st_ctime_ns < _CLOCK_TICK_NS else token
 
 
 def stamp(status: os.stat_result) -> object:
-    """As `version`, of a folder, and made in less time."""
+    """Return a token of a folder like `version`, but faster."""
     now = time.time_ns()
     changed = status.st_ctime_ns
-    return (status.st_mtime_ns, changed, status.st_ino, now if now - changed < 50_000_000 else 0)
+    return (status.st_mtime_ns, changed, status.st_ino, now if now - changed < _CLOCK_TICK_NS else 0)
 
 
 # -- finding and reading
 
 
 def scan(root: Path, warned: set[str], unfinished: list[Path]) -> Iterator[BundleVersion]:
-    """Yield every bundle; folders without a manifest go to `unfinished`, links that are warned of to `warned`."""
+    """Yield every bundle.
+
+    Args:
+        root: the store's folder.
+        warned: names of the symbolic links that were logged already; new ones are added.
+        unfinished: folders without a manifest are appended.
+    """
     with os.scandir(root) as entries:
         for entry in entries:
             if not is_avatar_id(entry.name):
@@ -107,10 +122,10 @@ def scan(root: Path, warned: set[str], unfinished: list[Path]) -> Iterator[Bundl
 
 
 def open_bundle(root: Path, avatar_id: str) -> int:
-    """A descriptor of the bundle's folder. Raises NotFound."""
+    """Open a bundle's folder, and return its descriptor. Raises NotFound."""
     if not is_avatar_id(avatar_id):
         raise NotFound(f"there is no avatar {avatar_id!r}")
-    folder = os.open(root / avatar_id, _FOLDER)
+    folder = os.open(root / avatar_id, _OPEN_FOLDER)
     try:
         os.stat(MANIFEST, dir_fd=folder, follow_symlinks=False)
     except BaseException:
@@ -120,27 +135,27 @@ def open_bundle(root: Path, avatar_id: str) -> int:
 
 
 def open_file(root: Path, avatar_id: str, path: str) -> int:
-    """A descriptor of one file of the bundle, or of what only looks like one (a FIFO). Raises NotFound."""
+    """Open a file of a bundle, and return its descriptor. It may be a FIFO or a device. Raises NotFound."""
     *folders, name = path.split("/")
     folder = open_bundle(root, avatar_id)
     try:
         if not is_bundle_path(path):
             raise NotFound(f"avatar {avatar_id!r} has no file {path!r}")
         for inner in folders:
-            outer, folder = folder, os.open(inner, _FOLDER, dir_fd=folder)
+            outer, folder = folder, os.open(inner, _OPEN_FOLDER, dir_fd=folder)
             os.close(outer)
         try:
-            return os.open(name, _FILE, dir_fd=folder)
+            return os.open(name, _OPEN_FILE, dir_fd=folder)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            return os.open(_target(root, f"{root}/{avatar_id}/{path}"), _FILE)
+            return os.open(_target(root, f"{root}/{avatar_id}/{path}"), _OPEN_FILE)
     finally:
         os.close(folder)
 
 
 def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
-    """Every file of the bundle. Raises NotFound, also if the bundle is deleted meanwhile."""
+    """Return every file of a bundle. Raises NotFound, also if the bundle is deleted meanwhile."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -155,7 +170,7 @@ def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
                     if is_bundle_path(path):
                         status = _file_status(root, f"{root}/{avatar_id}/{path}", name, folder_fd)
                         found.append(FileInfo(path, status.st_size, version(status), status.st_mtime))
-        if not is_at(bundle, root / avatar_id):  # and what went first may be missing from our list
+        if not is_at(bundle, root / avatar_id):  # the list may lack files that were removed first
             raise NotFound(f"avatar {avatar_id!r} was deleted")
     finally:
         os.close(bundle)
@@ -163,7 +178,14 @@ def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
 
 
 def _file_status(root: Path, path: str, name: str | None = None, folder: int | None = None) -> os.stat_result:
-    """What `path` is, which is `name` in `folder`. Raises NotFound unless it's a file or a link to one in the root."""
+    """Return the status of a file, or of the file inside the root that a link leads to. Raises NotFound.
+
+    Args:
+        root: the store's folder.
+        path: the file.
+        name: its name in `folder`.
+        folder: a descriptor of its folder, which saves looking up `path`.
+    """
     status = os.stat(name or path, dir_fd=folder, follow_symlinks=False)
     if stat.S_ISLNK(status.st_mode):
         status = os.lstat(_target(root, path))
@@ -173,7 +195,7 @@ def _file_status(root: Path, path: str, name: str | None = None, folder: int | N
 
 
 def _target(root: Path, link: str) -> str:
-    """Where a link leads to. Raises NotFound unless that is inside the root."""
+    """Return the path that a link leads to. Raises NotFound unless that path is inside the root."""
     target = os.path.realpath(link)
     if not target.startswith(f"{os.path.realpath(root)}/"):
         raise NotFound(f"{link} leads out of {root}")
@@ -184,7 +206,7 @@ def _target(root: Path, link: str) -> str:
 
 
 def make_root(root: Path) -> None:
-    """Create the root and its parents if need be, for good, and look whether it can be read."""
+    """Create the root and its parents durably if they are missing, and check that the root can be read."""
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
     for folder in made:
@@ -193,11 +215,11 @@ def make_root(root: Path) -> None:
 
 
 class Draft:
-    """A bundle in the making; its methods are called one after the other.
+    """A new bundle that is being written. Call its methods one after the other.
 
     Args:
-        home: the folder that it shall become.
-        scratch: where it is made.
+        home: the folder that the draft becomes when it is published.
+        scratch: where to write the draft.
     """
 
     def __init__(self, home: Path, scratch: Scratch) -> None:
@@ -225,18 +247,19 @@ class Draft:
             with file.open("ab") as out:
                 out.write(content)
         except OSError as error:
-            if error.errno in _UNWRITABLE:
+            if error.errno in _UNWRITABLE_ERRNOS:
                 raise ValueError(f"a folder can't hold a file {path!r}: {error.strerror}") from None
             raise
 
     def publish(self) -> None:
-        """Force it to the disk and rename it to its place. Raises AlreadyExists.
+        """Flush the draft to the disk and rename it to its place. Raises AlreadyExists.
 
-        Flushing after all is written lets the file system commit it at once; doing it in threads gained nothing.
+        Flushing at the end, file by file, lets the file system commit everything at once. Flushing in several threads
+        was not faster.
 
-        The rename never overwrites a bundle: a folder can take the place of an empty folder and of nothing else, and a
-        bundle has a manifest. The kernel decides, so this holds between processes and on every file system.
-        (RENAME_NOREPLACE, which spares empty folders too, would need ctypes and isn't supported everywhere.)
+        The rename never overwrites a bundle: the kernel lets a folder replace an empty folder and nothing else, and a
+        bundle has a manifest. This holds between processes and on every file system. (RENAME_NOREPLACE, which also
+        spares empty folders, would need ctypes and isn't supported everywhere.)
         """
         assert self._folder is not None  # noqa: S101
         for inner, _, names in os.walk(self._folder, topdown=False):
@@ -246,14 +269,14 @@ class Draft:
         try:
             self._folder.rename(self._home)
         except OSError as error:
-            if error.errno in _TAKEN:
+            if error.errno in _TAKEN_ERRNOS:
                 raise AlreadyExists(f"there is an avatar {self._home.name!r} already") from None
             raise
         self._published = True
         _flush(self._home.parent)
 
     def discard(self) -> None:
-        """Undo it all, also what is published: the caller was cancelled, or the root could not be flushed."""
+        """Remove the draft, even if it is published: the caller was cancelled, or the root could not be flushed."""
         if self._folder is not None:
             with suppress(OSError):
                 if self._published:
@@ -270,10 +293,10 @@ def delete(root: Path, avatar_id: str, scratch: Scratch) -> None:
         gone = scratch.new()
         home.rename(gone)
     except OSError as error:
-        if error.errno not in _NO_RENAME:
+        if error.errno not in _UNRENAMABLE_ERRNOS:
             raise
-        # A full disk has no room for the scratch folder, and an overlay can't rename what came with the image. Without
-        # its manifest it is no bundle either.
+        # A full disk has no room for the scratch folder, and an overlay file system can't rename folders of its lower
+        # layer. Removing the manifest deletes the bundle as well.
         gone = home
         (home / MANIFEST).unlink()
         _flush(home)
@@ -282,15 +305,16 @@ def delete(root: Path, avatar_id: str, scratch: Scratch) -> None:
 
 
 def _flush(path: Path) -> None:
+    """Write a file or folder to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
         status = os.fstat(fd)
-        if sys.platform == "linux" and stat.S_ISREG(status.st_mode) and status.st_size > _KEPT_IN_CACHE:
-            with suppress(OSError):  # it is but advice
+        if sys.platform == "linux" and stat.S_ISREG(status.st_mode) and status.st_size > MAX_CACHED_FILE_BYTES:
+            with suppress(OSError):  # only advice to the kernel
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems don't flush folders
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems can't flush folders
             raise
     finally:
         os.close(fd)

@@ -1,11 +1,11 @@
-"""Where a store writes before it publishes, safe from crashes and from other processes on the same folder.
+"""The hidden folder in which a store prepares bundles, safe from crashes and from other processes on the same root.
 
-    <root>/.opentalking/<token>/         what one open store is writing, or has taken away
-    <root>/.opentalking/<token>.lock     flocked for as long as that store is open and its process alive
+    <root>/.opentalking/<token>/         the bundles that one open store is writing or removing
+    <root>/.opentalking/<token>.lock     locked (flock) while that store is open and its process is alive
 
-A crash leaves its rests under a token whose lock nobody holds: whoever enters the store next sweeps those, and never
-what another live process is writing. The lock comes before the folder and goes after it, so a folder without one is a
-dead process's, too. On a network file system this needs `flock` between its clients.
+A crashed process leaves a token whose lock is free. The next store that is entered sweeps such tokens, and leaves the
+tokens of live processes alone. The lock is created before the folder and removed after it, so a folder without a lock
+also belongs to a dead process. On a network file system, `flock` must work between its clients.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING
 
 try:
     import fcntl
-except ImportError:  # Windows is no target: importing works, writing doesn't
+except ImportError:  # Windows is not supported: importing works, writing fails
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-_LOCK = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Scratch:
-    """One store's token. All methods block, and raise OSError unless they say otherwise.
+    """One store's token. All methods block and raise OSError, except where noted.
 
     Args:
-        root: the store's folder; nothing is written to it before the first `folder()`.
+        root: the store's folder. The first call of `folder` is the first to write to it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -45,13 +45,13 @@ class Scratch:
         self._lock = -1
 
     def sweep(self) -> None:
-        """Remove what dead processes have left. Raises nothing: who may only read leaves it to others."""
+        """Remove the tokens of dead processes. Raises nothing: a process that may only read leaves them to others."""
         with suppress(OSError):
             self._refuse_link()
             names = {path.name.removesuffix(".lock") for path in self._hidden.iterdir()}
             for token in (self._hidden / name for name in names if re.fullmatch("[0-9a-f]{32}", name)):
-                with suppress(OSError):  # BlockingIOError: it lives
-                    lock = os.open(_lock_of(token), _LOCK)
+                with suppress(OSError):  # BlockingIOError: its process is alive
+                    lock = os.open(_lock_of(token), _LOCK_FLAGS)
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         shutil.rmtree(token, ignore_errors=True)
@@ -61,7 +61,7 @@ class Scratch:
                         os.close(lock)
 
     def folder(self) -> Path:
-        """The token's folder; claimed when first needed, and again if somebody has removed it."""
+        """Return the token's folder. Create it at the first call, and again if it was removed meanwhile."""
         with self._claiming:
             if self._lock >= 0 and self._token.is_dir() and is_at(self._lock, _lock_of(self._token)):
                 return self._token
@@ -70,7 +70,7 @@ class Scratch:
             self._hidden.mkdir(exist_ok=True)
             while True:
                 token = self._hidden / uuid.uuid4().hex
-                lock = os.open(_lock_of(token), _LOCK | os.O_EXCL)
+                lock = os.open(_lock_of(token), _LOCK_FLAGS | os.O_EXCL)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     if is_at(lock, _lock_of(token)):
@@ -78,17 +78,17 @@ class Scratch:
                         self._token, self._lock, lock = token, lock, -1
                         return token
                 except BlockingIOError:
-                    pass  # a sweep came between opening and locking, and took us for dead; once more
+                    pass  # a sweep ran between open() and flock() and removed the lock file: try again
                 finally:
                     if lock >= 0:
                         os.close(lock)
 
     def new(self) -> Path:
-        """A path in the token's folder that nothing has yet."""
+        """Return an unused path in the token's folder."""
         return self.folder() / uuid.uuid4().hex
 
     def release(self) -> None:
-        """Remove the token and what it holds. Raises nothing."""
+        """Remove the token with its contents. Raises nothing."""
         if self._lock >= 0:
             shutil.rmtree(self._token, ignore_errors=True)
             with suppress(OSError):
@@ -97,12 +97,12 @@ class Scratch:
             self._lock = -1
 
     def _refuse_link(self) -> None:
-        if self._hidden.is_symlink():  # sweeping would empty whatever it leads to
+        if self._hidden.is_symlink():  # a sweep would empty the folder that the link points to
             raise OSError(errno.ELOOP, "must not be a symbolic link", str(self._hidden))
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether what is open as `fd` is still what `path` names."""
+    """Return whether the open file or folder `fd` is still the one at `path`."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(fd), path.lstat())
     return False

@@ -1,7 +1,8 @@
 """Avatar bundles in a folder: <root>/<avatar_id>/manifest.json and so on.
 
-A bundle is written in a hidden folder beside (`scratch`), flushed, and renamed to its place; a deleted one is renamed
-there before its files go. So it appears and disappears whole, whatever crashes, and who has a file open keeps it.
+A new bundle is written to a hidden folder beside the others (see `scratch`), flushed, and renamed to its place. A
+deleted bundle is renamed to the hidden folder before its files are removed. Bundles therefore appear and disappear
+whole, even in a crash, and an open file stays readable.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import stat
 from asyncio import Future, get_running_loop
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from opentalking_core import MANIFEST, FileInfo, InvalidURL, NotFound, StoreUnavailable, is_avatar_id, is_bundle_path
+from opentalking_core import FileInfo, InvalidURL, NotFound, StoreUnavailable, check_new_bundle, chunk_ranges, finish
 
 from . import disk
 from .scratch import Scratch
@@ -30,26 +31,28 @@ if TYPE_CHECKING:
 
     from opentalking_core import BundleVersion
 
-    Absent = type[NotFound | StoreUnavailable]  # what a missing file or folder means
+    Absent = type[NotFound | StoreUnavailable]  # the error to raise for a missing file or folder
 
 T = TypeVar("T")
 
-_PIECE = 1024 * 1024  # what one trip to a thread reads or writes; a file up to this size is read as it is opened
-_BATCH = 1000  # how many bundles one trip to a thread scans
-_WATCHED = 16  # how many unfinished folders the change stamp looks at, on the event loop
+_CHUNK_BYTES = 1024 * 1024  # read or written by one call in a thread; smaller files are read when they are opened
+_SCAN_BATCH = 1000  # number of bundles that one call in a thread scans
+MAX_WATCHED_FOLDERS = 16  # number of unfinished folders whose times the change stamp reads, on the event loop
+_READ_THREADS = 8
+_WRITE_THREADS = 4
 
 
 class LocalStore:
-    """The bundle store over one folder; several processes may share it. See `opentalking_core.BundleStore`.
+    """The bundle store over one folder, which several processes may share. See `opentalking_core.BundleStore`.
 
-    The root is created on entry only: one that vanishes later (an unmounted volume) is StoreUnavailable until it is
-    back, lest bundles be written beneath a mount point.
+    Only entering the store creates the root. If the root vanishes later (an unmounted volume), calls raise
+    StoreUnavailable until it is back, so that no bundle is written below the mount point.
 
     Args:
         url: file:///srv/avatars, percent-encoded.
 
     Raises:
-        InvalidURL: another host, a query, or a path that isn't absolute.
+        InvalidURL: the URL names another host, has a query, or its path isn't absolute.
     """
 
     def __init__(self, url: str) -> None:
@@ -68,9 +71,10 @@ class LocalStore:
         self._warned: set[str] = set()
 
     async def __aenter__(self) -> Self:
-        # Pools of its own: a disk that hangs must not stop the program's other threads, nor writers the readers.
-        self._readers = ThreadPoolExecutor(8, "local-read")
-        self._writers = ThreadPoolExecutor(4, "local-write")
+        # Two thread pools of this store alone: a disk that hangs must not block the program's other threads, and
+        # slow writes must not block reads.
+        self._readers = ThreadPoolExecutor(_READ_THREADS, "local-read")
+        self._writers = ThreadPoolExecutor(_WRITE_THREADS, "local-write")
         try:
             await self._write("the folder", StoreUnavailable, disk.make_root, self._root)
             await self._write("the folder", StoreUnavailable, self._scratch.sweep)
@@ -88,20 +92,20 @@ class LocalStore:
         """See `BundleStore.scan`. Raises StoreUnavailable."""
         unfinished: list[Path] = []
         found = disk.scan(self._root, self._warned, unfinished)
-        while batch := await self._read("the folder", StoreUnavailable, lambda: list(islice(found, _BATCH))):
+        while batch := await self._read("the folder", StoreUnavailable, lambda: list(islice(found, _SCAN_BATCH))):
             for bundle in batch:
                 yield bundle
-        self._stamped = [str(folder) for folder in (self._root, *unfinished[:_WATCHED])]
+        self._stamped = [str(folder) for folder in (self._root, *unfinished[:MAX_WATCHED_FOLDERS])]
 
     def change_stamp(self) -> Hashable:
-        """See `ChangeStamp.change_stamp`. Made from the root's times, so it tells of what other processes did as well.
+        """See `ChangeStamp.change_stamp`. The stamp holds the root's times, so it also shows other processes' changes.
 
-        A bundle that somebody copies here gets its manifest some time after its folder: folders that had none when
-        they were last scanned are watched likewise. That a manifest was edited shows in `scan` alone.
+        A bundle that is copied into the root by hand gets its manifest some time after its folder. The stamp therefore
+        includes the times of folders that had no manifest at the last scan. Only `scan` shows an edited manifest.
         """
         stamps = []
         for folder in self._stamped:
-            try:  # every request waits for this, and both Path and `suppress` would cost as much again
+            try:  # every request waits for this; Path or `suppress` would double its time
                 stamps.append(disk.stamp(os.stat(folder)))  # noqa: PTH116
             except OSError:
                 continue
@@ -119,13 +123,13 @@ class LocalStore:
         opening = asyncio.ensure_future(self._read(what, NotFound, self._open, avatar_id, path))
         try:
             reader = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # the thread goes on, and what it opens must not stay open
+        except asyncio.CancelledError:  # the thread goes on and may still open the file
             opening.add_done_callback(_close_opened)
             raise
         try:
             yield reader
         finally:
-            reader.close()  # even under a thread that still reads: who was cancelled doesn't want the bytes
+            reader.close()  # a thread may still be reading for a cancelled caller, who doesn't need the bytes
 
     def _open(self, avatar_id: str, path: str) -> LocalReader:
         fd = disk.open_file(self._root, avatar_id, path)
@@ -137,8 +141,7 @@ class LocalStore:
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
         """See `BundleStore.create`. Raises AlreadyExists, StoreFull, StoreUnavailable, ValueError."""
-        if not (is_avatar_id(avatar_id) and MANIFEST in files and all(map(is_bundle_path, files))):
-            raise ValueError(f"not a bundle: id {avatar_id!r}, files {', '.join(map(repr, files))}")
+        check_new_bundle(avatar_id, files)
         draft = disk.Draft(self._root / avatar_id, self._scratch)
         write = partial(self._write, f"avatar {avatar_id!r}", StoreUnavailable)
         try:
@@ -148,7 +151,7 @@ class LocalStore:
                     buffer = bytearray()
                     async for chunk in content:
                         buffer += chunk
-                        if len(buffer) >= _PIECE:
+                        if len(buffer) >= _CHUNK_BYTES:
                             await write(draft.append, path, bytes(buffer))
                             buffer.clear()
                     await write(draft.append, path, bytes(buffer))
@@ -165,15 +168,10 @@ class LocalStore:
         return get_running_loop().run_in_executor(self._readers, self._guard, what, absent, function, *args)
 
     async def _write(self, what: str, absent: Absent, function: Callable[..., T], *args: object) -> T:
-        """Run it in a thread. When cancelled, wait for its end before saying so: cleaning up must not overlap it."""
-        work = get_running_loop().run_in_executor(self._writers, self._guard, what, absent, function, *args)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            while not work.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
-            raise
+        """Call `function` in a thread. When cancelled, first wait for its end: cleaning up must not overlap with it."""
+        return await finish(
+            get_running_loop().run_in_executor(self._writers, self._guard, what, absent, function, *args)
+        )
 
     def _guard(self, what: str, absent: Absent, function: Callable[..., T], *args: object) -> T:
         with disk.our_errors(self._root, what, absent):
@@ -181,7 +179,7 @@ class LocalStore:
 
 
 class LocalReader:
-    """An open file; see `opentalking_core.FileReader`. A small one is in memory, its descriptor closed."""
+    """An open file; see `opentalking_core.FileReader`. A small file is in memory, and its descriptor is closed."""
 
     def __init__(self, fd: int, path: str, read: Callable[..., Future[Any]]) -> None:
         status = os.fstat(fd)
@@ -189,12 +187,12 @@ class LocalReader:
             raise NotFound(f"{path} is not a file")
         self.info = FileInfo(path, status.st_size, disk.version(status), status.st_mtime)
         self._read, self._fd, self._data = read, fd, b""
-        if status.st_size <= _PIECE:
+        if status.st_size <= _CHUNK_BYTES:
             self._data = self._pread(0, status.st_size)
             self.close()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor, if it is open."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -202,17 +200,16 @@ class LocalReader:
     def _pread(self, start: int, stop: int) -> bytes:
         data = os.pread(self._fd, stop - start, start)
         while len(data) < stop - start:
-            piece = os.pread(self._fd, stop - start - len(data), start + len(data))
-            if not piece:
+            more = os.pread(self._fd, stop - start - len(data), start + len(data))
+            if not more:
                 raise StoreUnavailable(f"{self.info.path} was cut short while it was being read")
-            data += piece
+            data += more
         return data
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """See `FileReader.chunks`. Raises StoreUnavailable."""
-        stop = self.info.size if stop is None else min(stop, self.info.size)
-        for offset in range(start, stop, _PIECE):
-            end = min(offset + _PIECE, stop)
+        for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
+            end = offset + length
             if self._fd < 0:
                 yield self._data[offset:end]
             else:
@@ -220,7 +217,7 @@ class LocalReader:
 
     async def read(self) -> bytes:
         """See `FileReader.read`. Raises StoreUnavailable."""
-        return self._data if self._fd < 0 else b"".join([piece async for piece in self.chunks()])
+        return self._data if self._fd < 0 else b"".join([chunk async for chunk in self.chunks()])
 
 
 def _close_opened(opening: Future[LocalReader]) -> None:

@@ -1,4 +1,4 @@
-"""What the contract can't know: other processes, crashes, full disks, links, and people with a shell."""
+"""What the contract doesn't cover: other processes, crashes, full disks, links, and changes by hand."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Runs a script in a process of its own; whatever still runs at the end of the test finds its pipes closed."""
+    """Return a function that runs a script in a new process. The end of the test closes the pipes of all processes."""
     with ExitStack() as children:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -114,7 +114,7 @@ def by_hand(root: Path, avatar_id: str, files: dict[str, bytes] | None = None) -
     return root / avatar_id
 
 
-def rests(root: Path) -> list[Path]:
+def remains(root: Path) -> list[Path]:
     hidden = root / ".opentalking"
     return list(hidden.iterdir()) if hidden.exists() else []
 
@@ -122,7 +122,7 @@ def rests(root: Path) -> list[Path]:
 # -- crashes and other processes
 
 
-def test_a_killed_writer_leaves_whole_bundles_and_what_is_swept(tmp_path: Path, start: Start) -> None:
+def test_killed_writer_leaves_only_whole_bundles_and_swept_remains(tmp_path: Path, start: Start) -> None:
     dice = random.Random(0)
     for attempt in range(8):
         child = start(WRITER, tmp_path.as_uri(), f"a{attempt}", "100000")
@@ -145,10 +145,10 @@ def test_a_killed_writer_leaves_whole_bundles_and_what_is_swept(tmp_path: Path, 
                 await store.delete(name)
 
         with_store(tmp_path, look)
-        assert rests(tmp_path) == []
+        assert remains(tmp_path) == []
 
 
-def test_a_sweep_spares_living_processes(tmp_path: Path, start: Start) -> None:
+def test_sweep_spares_live_processes(tmp_path: Path, start: Start) -> None:
     child = start(SLOW_WRITER, tmp_path.as_uri())
     assert child.stdout is not None
     assert child.stdout.readline() == "halfway\n"
@@ -157,26 +157,26 @@ def test_a_sweep_spares_living_processes(tmp_path: Path, start: Start) -> None:
         assert await ids(store) == []
 
     with_store(tmp_path, nothing)
-    assert len(rests(tmp_path)) == 2  # its folder and its lock
+    assert len(remains(tmp_path)) == 2  # its folder and its lock
     child.communicate("go on\n", timeout=20)
     assert child.returncode == 0
     content = with_store(tmp_path, lambda store: read(store, "slow", "slow.bin"))
     assert content == b"x" * 3_000_000 + b"y"
-    assert rests(tmp_path) == []
+    assert remains(tmp_path) == []
 
 
-def test_a_killed_halfway_writer_is_swept(tmp_path: Path, start: Start) -> None:
+def test_sweep_removes_draft_of_killed_writer(tmp_path: Path, start: Start) -> None:
     child = start(SLOW_WRITER, tmp_path.as_uri())
     assert child.stdout is not None
     child.stdout.readline()
     child.kill()
     child.communicate()
-    assert rests(tmp_path)
+    assert remains(tmp_path)
     assert with_store(tmp_path, ids) == []
-    assert rests(tmp_path) == []
+    assert remains(tmp_path) == []
 
 
-def test_two_processes_never_overwrite_each_other(tmp_path: Path, start: Start) -> None:
+def test_processes_that_create_the_same_ids_never_overwrite_each_other(tmp_path: Path, start: Start) -> None:
     children = [start(RACER, tmp_path.as_uri(), str(seed)) for seed in range(3)]
     for child in children:
         assert child.stdout is not None
@@ -196,7 +196,7 @@ def test_two_processes_never_overwrite_each_other(tmp_path: Path, start: Start) 
     with_store(tmp_path, look)
 
 
-def test_a_create_that_is_cancelled_anywhere_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_create_cancelled_at_any_time_leaves_whole_bundle_or_none(tmp_path: Path) -> None:
     async def scenario(store: LocalStore) -> None:
         cancelled = 0
         for n in range(60):
@@ -212,12 +212,12 @@ def test_a_create_that_is_cancelled_anywhere_is_whole_or_not_there(tmp_path: Pat
             except asyncio.CancelledError:
                 cancelled += 1
                 assert await ids(store) == []
-            (token,) = [path for path in rests(tmp_path) if path.is_dir()] or [tmp_path]
+            (token,) = [path for path in remains(tmp_path) if path.is_dir()] or [tmp_path]
             assert token == tmp_path or not any(token.iterdir())
         assert cancelled > 5
 
     with_store(tmp_path, scenario)
-    assert rests(tmp_path) == []
+    assert remains(tmp_path) == []
 
 
 # -- trouble with the disk
@@ -238,7 +238,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", root], check=True)
 
 
-def test_a_full_disk_is_store_full_and_can_be_emptied(small_disk: Path) -> None:
+def test_full_disk_raises_store_full_and_allows_deletes(small_disk: Path) -> None:
     async def scenario(store: LocalStore) -> None:
         await store.create("anna", bundle())
         for big in (b"x" * 3_000_000, pieces(b"x" * 3_000_000, 500_000)):
@@ -256,7 +256,7 @@ def test_a_full_disk_is_store_full_and_can_be_emptied(small_disk: Path) -> None:
     assert with_store(small_disk, ids) == ["ben"]
 
 
-def test_a_file_that_grows_too_large_is_store_full(tmp_path: Path) -> None:
+def test_file_over_size_limit_raises_store_full(tmp_path: Path) -> None:
     async def scenario(store: LocalStore) -> None:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
@@ -271,7 +271,7 @@ def test_a_file_that_grows_too_large_is_store_full(tmp_path: Path) -> None:
     with_store(tmp_path, scenario)
 
 
-def test_a_read_only_folder_can_be_read(small_disk: Path) -> None:
+def test_read_only_folder_can_be_read_but_not_changed(small_disk: Path) -> None:
     by_hand(small_disk, "anna")
     (small_disk / ".opentalking").mkdir()
     (small_disk / ".opentalking" / f"{'0' * 32}.lock").touch()
@@ -288,7 +288,7 @@ def test_a_read_only_folder_can_be_read(small_disk: Path) -> None:
     with_store(small_disk, scenario)
 
 
-def test_a_root_that_vanishes_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
+def test_vanished_root_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
     root = tmp_path / "avatars"
     by_hand(root, "anna")
 
@@ -314,10 +314,10 @@ def test_a_root_that_vanishes_is_unavailable_until_it_is_back(tmp_path: Path) ->
     with_store(root, scenario)
 
 
-# -- people with a shell
+# -- changes by hand
 
 
-def test_bundles_made_edited_and_removed_by_hand_are_seen(tmp_path: Path) -> None:
+def test_scan_sees_bundles_created_edited_and_removed_by_hand(tmp_path: Path) -> None:
     async def scenario(store: LocalStore) -> None:
         async def versions() -> dict[str, str]:
             return {found.avatar_id: found.version async for found in store.scan()}
@@ -347,7 +347,7 @@ def test_bundles_made_edited_and_removed_by_hand_are_seen(tmp_path: Path) -> Non
     with_store(tmp_path, scenario)
 
 
-def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+def test_entries_that_are_no_bundles_are_left_alone(tmp_path: Path) -> None:
     for name in (".git", "no manifest", "with.dot", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes").mkdir()
@@ -376,7 +376,7 @@ def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes" / "todo.txt").exists()
 
 
-def test_links_lead_nowhere_but_to_files_inside_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_links_are_followed_only_to_files_inside_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     outside = by_hand(tmp_path / "outside", "secret")
     root = tmp_path / "avatars"
     home = by_hand(root, "anna")
@@ -406,13 +406,13 @@ def test_links_lead_nowhere_but_to_files_inside_the_root(tmp_path: Path, caplog:
     with_store(root, scenario)
     assert caplog.text.count("linked is a symbolic link") == 1
     assert {path.name for path in outside.iterdir()} == {"manifest.json", "preview.png", "frames"}
-    with_store_through = tmp_path / "link to root"
-    with_store_through.symlink_to(root)
-    with_store(with_store_through, lambda store: store.create("ben", bundle()))
+    link = tmp_path / "link to root"
+    link.symlink_to(root)
+    with_store(link, lambda store: store.create("ben", bundle()))
     assert with_store(root, ids) == ["ben"]
 
 
-def test_a_hidden_folder_that_is_a_link_is_not_swept(tmp_path: Path) -> None:
+def test_sweep_refuses_hidden_folder_that_is_a_link(tmp_path: Path) -> None:
     precious = tmp_path / "precious" / ("0" * 32)
     precious.mkdir(parents=True)
     root = tmp_path / "avatars"
@@ -423,7 +423,7 @@ def test_a_hidden_folder_that_is_a_link_is_not_swept(tmp_path: Path) -> None:
     assert precious.exists()
 
 
-def test_the_layout_is_the_folder_layout(tmp_path: Path) -> None:
+def test_created_bundle_has_the_folder_layout_and_usual_permissions(tmp_path: Path) -> None:
     with_store(tmp_path, lambda store: store.create("anna", bundle()))
     files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
     assert set(files) == {f"anna/{path}" for path in bundle()}
@@ -432,8 +432,8 @@ def test_the_layout_is_the_folder_layout(tmp_path: Path) -> None:
     assert files["anna/preview.png"].stat().st_mode & 0o777 == 0o666 & ~mask
 
 
-def test_a_fresh_file_has_no_version_to_rely_on(tmp_path: Path) -> None:
-    """It may be changed again within the same tick of the file system's clock."""
+def test_version_of_file_just_changed_is_never_the_same_twice(tmp_path: Path) -> None:
+    """The file may change again within the same tick of the file system's clock."""
     (tmp_path / "x").touch()
     status = (tmp_path / "x").stat()
     assert disk.version(status) != disk.version(status)
@@ -447,12 +447,12 @@ def test_a_fresh_file_has_no_version_to_rely_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["file://host/srv", "file:relative", "file:///srv?x=1", "file:///srv#x", "file:///a%00b", "file:"]
 )
-def test_wrong_urls_are_refused(url: str) -> None:
+def test_malformed_file_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidURL, match="file"):
         open_bundle_store(url)
 
 
-def test_only_file_urls_are_opened_and_nothing_is_touched(tmp_path: Path) -> None:
+def test_plugin_opens_file_urls_only_and_touches_nothing(tmp_path: Path) -> None:
     assert open_bundle_store("s3://bucket") is None
     assert open_bundle_store("memory://x") is None
     for url in ((tmp_path / "a b%").as_uri(), "FILE://localhost/srv", "file:/srv"):
@@ -462,7 +462,7 @@ def test_only_file_urls_are_opened_and_nothing_is_touched(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_the_plugin_stays_light(start: Start) -> None:
+def test_importing_plugin_does_not_import_its_store(start: Start) -> None:
     code = "import opentalking_local_storage, sys; sys.exit('opentalking_local_storage.store' in sys.modules)"
     child = start(code)
     child.communicate()

@@ -1,4 +1,4 @@
-"""Avatar bundles on S3: opens s3://bucket/prefix."""
+"""Avatar bundles on S3. Opens s3://bucket/prefix."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 @hookimpl
 def open_bundle_store(url: str) -> BundleStore | None:
-    """Opens s3://bucket/prefix."""
+    """Open s3://bucket/prefix."""
     if not url.lower().startswith("s3:"):
         return None
-    from .store import S3Store  # every plugin is imported at every start, most of them for nothing
+    from .store import S3Store  # every start imports every plugin, so keep the import light
 
     return S3Store(url)
 
 
 @hookimpl
 def report_problems() -> Iterable[str]:
-    """What the servers of the stores that are open don't do, or don't let us do."""
+    """Report what the servers of the open stores can't do or don't allow."""
     module = sys.modules.get(f"{__name__}.store")
     return module.problems_of_open_stores() if module else ()

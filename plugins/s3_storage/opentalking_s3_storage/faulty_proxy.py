@@ -1,4 +1,4 @@
-"""For tests and benchmarks: an HTTP proxy in front of an S3 server that counts requests and makes trouble on demand."""
+"""An HTTP proxy in front of an S3 server, for tests and benchmarks. It counts requests and fails some on demand."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please r
 NOT_IMPLEMENTED = b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>No.</Message></Error>"
 FORBIDDEN = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
 
-#: What becomes of a request: passed on; refused with 503, 501 or 403; its connection dropped, before it is passed on or
-#: after (the server acts, the answer is lost); never answered; or a made-up success.
+#: What happens to a request. "pass" forwards it. "slow down", "not implemented" and "forbid" refuse it with 503, 501
+#: and 403. "drop" closes the connection before the request is forwarded; "lose answer" closes it afterwards, so that
+#: the server acts and the response is lost. "hang" never responds. "pretend" responds 200 without forwarding.
 Fate = Literal["pass", "slow down", "not implemented", "forbid", "drop", "lose answer", "hang", "pretend"]
 
 
 class FaultyProxy:
-    """One request per connection, so that each can be dropped alone.
+    """The proxy. It closes the connection after each request, so that each request can fail alone.
 
     Args:
-        target: the server's port on 127.0.0.1.
+        target: the port of the server on 127.0.0.1.
     """
 
     def __init__(self, target: int) -> None:
@@ -68,12 +69,12 @@ class FaultyProxy:
             elif fate == "pretend":
                 writer.write(_answer("200 OK", b"", 'ETag: "d41d8cd98f00b204e9800998ecf8427e"\r\n'))
             elif fate != "drop":
-                answer = await self._pass_on(head, body)
+                answer = await self._forward(head, body)
                 if fate == "pass":
                     writer.write(answer)
             await writer.drain()
 
-    async def _pass_on(self, head: bytes, body: bytes) -> bytes:
+    async def _forward(self, head: bytes, body: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._target)
         with contextlib.closing(writer):
             writer.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + body)
@@ -86,7 +87,7 @@ def _answer(status: str, body: bytes, headers: str = "") -> bytes:
 
 @contextlib.contextmanager
 def running_proxy(target: int) -> Iterator[FaultyProxy]:
-    """A proxy in a thread of its own."""
+    """Run a proxy in a thread of its own."""
     proxy, started = FaultyProxy(target), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 

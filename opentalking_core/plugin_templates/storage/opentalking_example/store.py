@@ -1,6 +1,6 @@
-"""Avatar bundles in an SQLite file. It works as it stands; put your own backend in the place of SQLite.
+"""Avatar bundles in an SQLite file. This store works as it stands; replace SQLite with your own backend.
 
-What a store promises is in the docstring of `opentalking_core.bundles.store`, and the tests check it.
+The docstring of `opentalking_core.bundles.store` lists what a store promises, and the tests check these promises.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from opentalking_core import (
-    MANIFEST,
     AlreadyExists,
     BundleVersion,
     FileInfo,
@@ -25,6 +24,8 @@ from opentalking_core import (
     NotFound,
     StoreFull,
     StoreUnavailable,
+    check_new_bundle,
+    chunk_ranges,
     is_avatar_id,
     is_bundle_path,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
     from typing import Self
 
-_PIECE = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 _TABLES = """
     CREATE TABLE IF NOT EXISTS bundles (avatar_id TEXT PRIMARY KEY, version TEXT NOT NULL);
@@ -47,16 +48,15 @@ _TABLES = """
 
 @dataclass(slots=True)
 class StoredFile:
-    """One file, read whole: it stays what it is, whatever happens to its bundle meanwhile."""
+    """One file, read into memory, so that its content stays the same if the bundle is deleted meanwhile."""
 
     info: FileInfo
     content: bytes
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """See `opentalking_core.FileReader`."""
-        stop = len(self.content) if stop is None else min(stop, len(self.content))
-        for offset in range(start, stop, _PIECE):
-            yield self.content[offset : min(offset + _PIECE, stop)]
+        for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
+            yield self.content[offset : offset + length]
 
     async def read(self) -> bytes:
         """See `opentalking_core.FileReader`."""
@@ -124,12 +124,11 @@ class ExampleStore:
         yield StoredFile(FileInfo(path, len(content), etag, modified), content)
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """Write a new bundle, in one transaction: whole or not at all."""
-        if not (is_avatar_id(avatar_id) and MANIFEST in files and all(map(is_bundle_path, files))):
-            raise ValueError(f"not a bundle: id {avatar_id!r}, files {', '.join(map(repr, files))}")
+        """Write a new bundle in one transaction, so that it appears whole or not at all."""
+        check_new_bundle(avatar_id, files)
         rows = []
         for path, source in files.items():
-            content = source if isinstance(source, bytes) else b"".join([piece async for piece in source])
+            content = source if isinstance(source, bytes) else b"".join([chunk async for chunk in source])
             rows.append((avatar_id, path, content, secrets.token_hex(8), time.time()))
         await asyncio.to_thread(self._insert, avatar_id, rows)
 
@@ -142,7 +141,7 @@ class ExampleStore:
             database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     async def delete(self, avatar_id: str) -> None:
-        """Make the bundle disappear."""
+        """Delete the bundle."""
         if not is_avatar_id(avatar_id) or not await asyncio.to_thread(self._remove, avatar_id):
             raise NotFound(f"there is no avatar {avatar_id!r}")
 
@@ -159,7 +158,7 @@ class ExampleStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time; what SQLite raises becomes the host's errors."""
+        """Lend the connection to one thread at a time, and turn SQLite's exceptions into the host's."""
         if self._connection is None:
             raise RuntimeError("the store has not been entered: use it with `async with`")
         with self._using:

@@ -1,0 +1,115 @@
+"""The resource /avatars/{avatar_id}, also for ids that are paths with a meaning of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+import falcon
+
+from .. import errors
+from .files import answer_file
+from .operation import (
+    FILE_HEADERS,
+    REQUEST_HEADERS,
+    Operation,
+    json_response,
+    not_modified_response,
+    range_responses,
+    schema_reference,
+)
+from .replay import replay_while
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from falcon.asgi import Request, Response
+
+    from ..service import AvatarService
+
+ReservedId = Literal["custom", "check"]
+
+#: Words after /avatars/ that are paths of their own. An avatar may have such an id all the same.
+RESERVED_IDS: tuple[ReservedId, ...] = get_args(ReservedId)
+
+_MANIFEST_EXAMPLE = {
+    "id": "demo-avatar", "name": "Demo", "model_type": "mock", "fps": 25, "sample_rate": 16000, "width": 512,
+    "height": 512, "version": "1.0", "metadata": {},
+}  # fmt: skip
+
+_DELETED = {"type": "object", "required": ["deleted"], "properties": {"deleted": {"const": True}}}
+
+
+class AvatarResource:
+    """Answers with an avatar's manifest.json as it is stored, and deletes custom avatars."""
+
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": Operation(
+            id="get_avatar",
+            tag="avatars",
+            summary="Read an avatar's manifest",
+            description="The complete manifest.json, as it is stored.",
+            responses={
+                200: json_response(schema_reference("AvatarManifest"), _MANIFEST_EXAMPLE, FILE_HEADERS),
+                304: not_modified_response(),
+                **range_responses("application/json"),
+            },
+            errors=(errors.NotFound, errors.StoreUnavailable),
+            request_headers=tuple(REQUEST_HEADERS),
+        ),
+        "DELETE": Operation(
+            id="delete_avatar",
+            tag="avatars",
+            summary="Delete a custom avatar",
+            description="Only avatars that POST /avatars/custom made can be deleted.",
+            responses={200: json_response(_DELETED, {"deleted": True})},
+            errors=(errors.NotFound, errors.StoreUnavailable, errors.NotDeletable),
+        ),
+    }
+
+    def __init__(self, service: AvatarService) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
+        if cached := self._service.cached_manifest(avatar_id):
+            replay_while(req, cached, functools.partial(self._service.cached_manifest, avatar_id))
+            answer_file(req, resp, cached, falcon.MEDIA_JSON)
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            file = await stack.enter_async_context(self._service.manifest(avatar_id))
+            answer_file(req, resp, file, falcon.MEDIA_JSON, stack)
+
+    on_head = on_get
+
+    async def on_delete(self, req: Request, resp: Response, avatar_id: str) -> None:
+        await self._service.delete(avatar_id)
+        resp.media = {"deleted": True}
+
+
+class ReservedIdResource(AvatarResource):
+    """Adds methods of its own to the path of a reserved id; the methods of `AvatarResource` concern the avatar."""
+
+    reserved_id: ClassVar[ReservedId]
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str = "") -> None:
+        await super().on_get(req, resp, self.reserved_id)
+
+    on_head = on_get
+
+    async def on_delete(self, req: Request, resp: Response, avatar_id: str = "") -> None:
+        await super().on_delete(req, resp, self.reserved_id)
+
+
+def operations_of_reserved_id(reserved_id: ReservedId) -> dict[str, Operation]:
+    """Return the operations of `AvatarResource`, as aliases for the path of `reserved_id`."""
+    return {
+        method: dataclasses.replace(
+            operation,
+            id=f"{operation.id}_{reserved_id}",
+            summary=f"{operation.summary}, of the id “{reserved_id}”",
+            alias_of=operation.id,
+        )
+        for method, operation in AvatarResource.operations.items()
+    }
