@@ -31,6 +31,11 @@ from opentalking_core import (
 
 from .scratch import is_at
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -49,6 +54,12 @@ _OPEN_FILE = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # opening 
 #: often, and reusing the freed pages makes uploads about 10 % faster on VMs with memory ballooning. Manifests are
 #: smaller and stay cached, because the next scan reads them.
 MAX_CACHED_FILE_BYTES = 64 * 1024
+
+#: From linux/fs.h: share another file's blocks. btrfs, XFS, bcachefs, and OverlayFS and NFS over them can.
+_FICLONE = 0x40049409
+
+#: A smaller file is written faster than its blocks are shared.
+MIN_CLONED_FILE_BYTES = 64 * 1024
 
 _CLOCK_TICK_NS = 50_000_000  # longer than any file system's clock needs for a tick
 
@@ -235,8 +246,24 @@ class Draft:
         folder = self._scratch.new()
         folder.mkdir()
         self._folder = folder
+        written: dict[int, str] = {}  # path of the first file with this very content, by the content's id
         for path, content in files.items():
-            self.append(path, content)
+            first = written.setdefault(id(content), path)
+            if first == path or len(content) < MIN_CLONED_FILE_BYTES or not self._clone(first, path):
+                self.append(path, content)
+
+    def _clone(self, source: str, target: str) -> bool:
+        """Let a new file share the blocks of another one, and return whether the file system can do that."""
+        if fcntl is None or self._folder is None:
+            return False
+        file = self._folder / target
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with (self._folder / source).open("rb") as blocks, file.open("xb") as clone:
+                fcntl.ioctl(clone, _FICLONE, blocks.fileno())
+        except OSError:  # `append` then writes the content, or says what is wrong
+            return False
+        return True
 
     def append(self, path: str, content: bytes) -> None:
         """Add to a file. Raises ValueError for a path that no folder can hold."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import resource
@@ -13,13 +14,13 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from opentalking_local_storage import disk, open_bundle_store
 from opentalking_local_storage.store import LocalStore
 
-from opentalking_core import InvalidURL, NotFound, StoreFull, StoreUnavailable
+from opentalking_core import MANIFEST, InvalidURL, NotFound, StoreFull, StoreUnavailable
 from opentalking_core.testing.stores import bundle, contents, ids, infos, pieces, read
 
 if TYPE_CHECKING:
@@ -218,6 +219,59 @@ def test_create_cancelled_at_any_time_leaves_whole_bundle_or_none(tmp_path: Path
 
     with_store(tmp_path, scenario)
     assert remains(tmp_path) == []
+
+
+# -- files of the same content
+
+PICTURES = ("reference.png", "preview.png", "frames/frame_00000.png")
+
+
+def _same_pictures() -> dict[str, bytes]:
+    return {MANIFEST: b"{}", **dict.fromkeys(PICTURES, os.urandom(4 * disk.MIN_CLONED_FILE_BYTES))}
+
+
+def _create_and_read(root: Path, files: dict[str, bytes]) -> dict[str, bytes]:
+    async def scenario() -> dict[str, bytes]:
+        async with LocalStore(root.as_uri()) as store:
+            await store.create("anna", files)
+            return await contents(store, "anna")
+
+    return asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("can_clone", [True, False])
+def test_create_clones_equal_files_where_the_file_system_can(
+    tmp_path: Path, can_clone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[int] = []
+
+    def ioctl(target: IO[bytes], request: int, source: int) -> int:
+        requests.append(request)
+        if not can_clone:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        shutil.copyfileobj(os.fdopen(os.dup(source), "rb"), target)
+        return 0
+
+    monkeypatch.setattr(disk.fcntl, "ioctl", ioctl)
+    files = _same_pictures()
+    assert _create_and_read(tmp_path / "avatars", files) == files
+    assert requests == [disk._FICLONE] * 2
+
+
+def test_create_on_btrfs_stores_equal_files_once(tmp_path: Path) -> None:
+    (image := tmp_path / "image").touch()
+    os.truncate(image, 256 * 1024**2)
+    (root := tmp_path / "btrfs").mkdir()
+    for command in (["mkfs.btrfs", "-q", image], ["mount", "-o", "loop", image, root]):
+        if shutil.which(command[0]) is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a btrfs needs root, the right to mount, and the Debian package btrfs-progs")
+    try:
+        files = dict.fromkeys(PICTURES, os.urandom(20 * 1024**2)) | {MANIFEST: b"{}"}
+        assert _create_and_read(root / "avatars", files) == files
+        used = shutil.disk_usage(root).used
+    finally:
+        subprocess.run(["umount", root], check=True)
+    assert used < 2 * 20 * 1024**2
 
 
 # -- trouble with the disk
