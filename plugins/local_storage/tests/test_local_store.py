@@ -249,7 +249,7 @@ def test_create_clones_equal_files_where_the_file_system_can(
         requests.append(request)
         if not can_clone:
             raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        shutil.copyfileobj(os.fdopen(os.dup(source), "rb"), target)
+        target.write(os.pread(source, os.fstat(source).st_size, 0))
         return 0
 
     monkeypatch.setattr(disk.fcntl, "ioctl", ioctl)
