@@ -1,4 +1,4 @@
-"""The detector against the contract of all detectors, and what is special about MediaPipe."""
+"""The MediaPipe detector: the contract of all detectors, and what is specific to MediaPipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model() -> Path:
-    """Return where the real model is, in the user's cache; the first run downloads it."""
+    """Return the path of the real model in the user's cache. The first run downloads the file."""
     for problem in detector.missing_software():
         pytest.skip(problem)
     try:
@@ -52,7 +52,7 @@ class TestMediapipeMouth(MouthDetectorContract):
 
 
 class _KnowsLess:
-    """MediaPipe's detections without all that a detector need not report."""
+    """Report MediaPipe's detections without the optional fields."""
 
     @staticmethod
     def detect_mouth(image: Any) -> MouthLandmarks | None:
@@ -60,7 +60,7 @@ class _KnowsLess:
         return found and MouthLandmarks(found.outer_lip, found.inner_mouth)
 
 
-def test_the_contract_asks_nobody_for_what_is_optional(plugin: ModuleType) -> None:
+def test_contract_accepts_detector_without_optional_fields(plugin: ModuleType) -> None:
     contract, detector = MouthDetectorContract(), _KnowsLess()
     contract.test_the_answer_is_landmarks_in_fractions(detector)
     contract.test_faces_are_counted_if_at_all(detector)
@@ -68,13 +68,13 @@ def test_the_contract_asks_nobody_for_what_is_optional(plugin: ModuleType) -> No
     contract.test_a_face_box_is_around_the_face_if_there_is_one(detector)
 
 
-def test_faces_and_pose_are_reported(plugin: ModuleType) -> None:
+def test_detect_mouth_reports_faces_and_pose(plugin: ModuleType) -> None:
     found = plugin.detect_mouth(np.asarray(draw_portrait(600, 600, face_width=0.4).image.rotate(-20)))
     assert found.faces == 1
     assert found.pose == pytest.approx((0, 0, 20), abs=6)
 
 
-def test_the_pose_of_a_matrix() -> None:
+def test_pose_reads_angles_from_matrix() -> None:
     """A head turned to the picture's right, raised, leaning clockwise; its scale doesn't matter."""
     for axis, expected in ((1, (30, 0, 0)), (0, (0, 30, 0)), (2, (0, 0, 30))):
         matrix = np.eye(4)
@@ -86,7 +86,7 @@ def test_the_pose_of_a_matrix() -> None:
         assert detector._pose(matrix) == pytest.approx(expected)
 
 
-def test_outlines_have_the_20_points_of_the_bundle_format(plugin: ModuleType) -> None:
+def test_detect_mouth_returns_20_points_in_bundle_order(plugin: ModuleType) -> None:
     """Both start at the corner of the mouth at the picture's left and go round by the lower lip."""
     found = plugin.detect_mouth(np.asarray(draw_portrait(mouth_open=0.5).image))
     for outline in (found.outer_lip, found.inner_mouth):
@@ -96,17 +96,17 @@ def test_outlines_have_the_20_points_of_the_bundle_format(plugin: ModuleType) ->
         assert ys[5] > ys[15]
 
 
-def test_works_before_startup_and_after_shutdown(plugin: ModuleType) -> None:
+def test_detect_mouth_before_startup_and_after_shutdown_works(plugin: ModuleType) -> None:
     picture = np.asarray(draw_portrait().image)
     assert plugin.detect_mouth(picture) is not None
     plugin.shutdown()
     assert plugin.detect_mouth(picture) is not None
 
 
-def test_a_model_that_arrives_later_is_picked_up(
+def test_detect_mouth_uses_model_that_arrives_later(
     plugin: ModuleType, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No model means no mouth, and no error: uploads work while the model is still being downloaded."""
+    """Without a model there is no mouth and no error, so that uploads work while the model is downloaded."""
     late = tmp_path / "face_landmarker.task"
     monkeypatch.setenv(model_file.VARIABLE, str(late))
     picture = np.asarray(draw_portrait().image)
@@ -118,18 +118,16 @@ def test_a_model_that_arrives_later_is_picked_up(
     assert plugin.report_problems() == []
 
 
-def test_after_a_failure_the_next_picture_is_detected(plugin: ModuleType) -> None:
-    """A failed MediaPipe graph stays failed, so the detector makes a new one; the old one's `__del__` doesn't hang."""
+def test_detect_mouth_after_a_failure_works(plugin: ModuleType) -> None:
+    """A failed MediaPipe graph stays failed: the detector must make a new graph, and `__del__` must not hang."""
     with pytest.raises(PluginError, match="picture of 5x0 pixels"):
         plugin.detect_mouth(np.empty((0, 5, 3), dtype=np.uint8))
     gc.collect()
     assert plugin.detect_mouth(np.asarray(draw_portrait().image)) is not None
 
 
-def test_mediapipe_gets_no_certificates_to_report_home_with(
-    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """MediaPipe's reports to Google fail before a byte of them is sent; see `detector._create_landmarker`."""
+def test_startup_gives_mediapipe_no_certificates(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without certificates, MediaPipe can't report its use to Google; see `detector._create_landmarker`."""
     from mediapipe.tasks.python.vision import FaceLandmarker  # type: ignore[import-untyped]
 
     create = MagicMock()
@@ -145,7 +143,7 @@ def test_report_problems_missing_libraries_names_their_packages(monkeypatch: pyt
     assert "`sudo apt install libegl1`" in detector.missing_software()[0]
 
 
-def test_report_problems_libraries_installed_later_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_problems_notices_libraries_installed_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(detector, "_found_libraries", set())
     installed: dict[str, str] = {}
@@ -155,7 +153,7 @@ def test_report_problems_libraries_installed_later_are_seen(monkeypatch: pytest.
     assert detector.missing_software() == ()
 
 
-#: Detects a mouth in a fresh process, then imports what the detector must not need.
+#: Detect a mouth in a fresh process and print which drawing libraries were imported.
 _FRESH_PROCESS = """
 import sys
 import numpy as np
@@ -172,12 +170,12 @@ plugin.shutdown()
 
 
 def test_detect_fresh_process_needs_no_drawing_libraries_and_prints_nothing(model: Path) -> None:
-    """If this fails after an update of MediaPipe, look into `drawing.py`: its package imports something else now."""
+    """If this fails after an update of MediaPipe, adapt `drawing.py` to what the package imports."""
     done = subprocess.run([sys.executable, "-c", _FRESH_PROCESS], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
-def test_import_mediapipe_leaves_its_drawing_helpers_to_others(plugin: ModuleType) -> None:
+def test_import_mediapipe_leaves_drawing_helpers_importable(plugin: ModuleType) -> None:
     import_mediapipe()
     vision = sys.modules["mediapipe.tasks.python.vision"]
     assert not hasattr(vision, "drawing_utils")
@@ -185,7 +183,7 @@ def test_import_mediapipe_leaves_its_drawing_helpers_to_others(plugin: ModuleTyp
     assert importlib.util.find_spec("mediapipe.tasks.python.vision.drawing_utils").origin.endswith(".py")  # type: ignore[union-attr]
 
 
-def test_native_lines_are_logged_and_others_are_written(
+def test_native_log_logs_native_lines_and_writes_others(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -196,8 +194,7 @@ def test_native_lines_are_logged_and_others_are_written(
     assert "Sets acceleration." in caplog.text
 
 
-def test_mediapipe_that_cannot_be_loaded_is_one_clear_sentence(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason comes from the loader: it names the library."""
+def test_open_without_shared_library_names_the_library(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mediapipe.tasks.python.vision import FaceLandmarker
 
     def fail(options: object) -> None:
