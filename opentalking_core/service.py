@@ -290,7 +290,9 @@ class AvatarService:
         """How fit the portrait is, of `size` (width, height)."""
         if mouth is not None:
             report = check_portrait(size, mouth.landmarks, mouth.quality)
-            return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
+            if mouth.landmarks.is_in_picture:
+                report = dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
+            return report
         reported = await asyncio.to_thread(self._host.problems)
         if any(detector["ok"] for detector in self._detector_health(reported)):
             return check_portrait(size, None, None)

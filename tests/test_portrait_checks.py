@@ -166,6 +166,23 @@ def test_check_without_face_measures_nothing_else(service: httpx.Client, mouth: 
     assert "No face was found" in report["checks"]["face_found"]["message"]
 
 
+def test_mouth_outside_the_picture_is_unavailable(
+    service: httpx.Client, mouth: FakeMouth, put_bundle: PutBundle, post_portrait: PostPortrait
+) -> None:
+    """The picture ends above the mouth: the face is found, but there is nothing to animate."""
+    assert mouth.landmarks is not None
+    low = [(x, y + 0.5) for x, y in mouth.landmarks.outer_lip]
+    mouth.landmarks = dataclasses.replace(mouth.landmarks, outer_lip=low, face_box=(0.3, 0.5, 0.7, 1.2))
+    answer = service.post("/avatars/check", files={"image": ("portrait", portrait())}).json()
+    assert answer["mouth"] is None
+    assert "face_inside" in {item["name"] for item in answer["checks"] if item["passed"] is False}
+    put_bundle("other", {"model_type": "wav2lip"})
+    avatar_id = post_portrait(portrait(), base="other").json()["id"]
+    metadata = service.get(f"/avatars/{avatar_id}").json()["metadata"]
+    assert metadata["mouth_polygon_source"] == "unavailable"
+    assert not {"animation", "face_box"} & metadata.keys()
+
+
 def test_check_without_detector_does_not_blame_the_photo(store_url: str) -> None:
     with running_service(store_url) as service:
         message = check(service, portrait())["checks"]["face_found"]["message"]

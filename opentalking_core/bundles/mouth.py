@@ -7,10 +7,13 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: A position in the picture as fractions of its width (x, to the right) and height (y, downwards).
 Point = tuple[float, float]
+
+#: The value of `mouth_polygon_source` where no mouth was located in the picture.
+UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,12 @@ class MouthLandmarks:
         if self.pose is not None and (len(self.pose) != 3 or not all(map(isfinite, self.pose))):
             raise ValueError(f"pose is {self.pose}, not three finite angles: yaw, pitch, roll")
 
+    @property
+    def is_in_picture(self) -> bool:
+        """Whether the middle of the outer lip lies inside the picture."""
+        xs, ys = zip(*self.outer_lip, strict=True)
+        return bool(0 <= sum(xs) / len(xs) <= 1 and 0 <= sum(ys) / len(ys) <= 1)
+
 
 def _fraction(value: float) -> float:
     """Return `value` clamped to the picture, in the precision of the bundle format."""
@@ -70,8 +79,11 @@ def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
 
     Returns:
         `mouth_polygon_source`, `animation` (centre, half width, half height, outlines) and, if known, `face_box`;
-        every coordinate is a fraction of the picture, clamped to 0..1 and rounded to 5 places.
+        every coordinate is a fraction of the picture, clamped to 0..1 and rounded to 5 places. For a mouth outside the
+        picture, only `mouth_polygon_source`, which is `UNAVAILABLE`.
     """
+    if not landmarks.is_in_picture:
+        return {"mouth_polygon_source": UNAVAILABLE}
     outer = [(_fraction(x), _fraction(y)) for x, y in landmarks.outer_lip]
     xs, ys = [x for x, _ in outer], [y for _, y in outer]
     metadata: dict[str, Any] = {
@@ -87,3 +99,19 @@ def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
     if landmarks.face_box is not None:
         metadata["face_box"] = [_fraction(edge) for edge in landmarks.face_box]
     return metadata
+
+
+def mouth_problem(metadata: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the mouth in a manifest's `metadata`; None if nothing is.
+
+    A mouth outside the picture, clamped to 0..1, has half of its points or more on an edge of the picture.
+    """
+    match metadata.get("animation"):
+        case {"outer_lip": list(outline)} if outline:
+            points = [point for point in outline if isinstance(point, list) and len(point) == 2]
+            on_an_edge = max(sum(point[axis] == edge for point in points) for axis in (0, 1) for edge in (0, 1))
+            if 2 * on_an_edge >= len(outline):
+                return "the mouth lies outside the picture: make the avatar again from a picture that shows the mouth"
+        case _:
+            pass
+    return None

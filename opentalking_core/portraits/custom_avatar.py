@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..bundles.manifest import AvatarManifest
-from ..bundles.mouth import mouth_metadata
+from ..bundles.mouth import UNAVAILABLE, mouth_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,7 @@ def custom_manifest(
         "base_avatar_id": base_id,
         "source_image_hash": portrait.sha256,
         "source_image_path": recipe.picture_paths[0],
-        "mouth_polygon_source": "unavailable",
+        "mouth_polygon_source": UNAVAILABLE,
         "portrait_checks": report.metadata(),
     }
     if mouth is not None:

@@ -16,7 +16,11 @@ import opentalking_mediapipe_mouth
 import pytest
 from opentalking_mediapipe_mouth import detector, model_file
 from opentalking_mediapipe_mouth.drawing import import_mediapipe
+from opentalking_mediapipe_mouth.landmarker import Landmarker
+from opentalking_mediapipe_mouth.mesh import pose_of_matrix
 from opentalking_mediapipe_mouth.native_log import native_lines_as_debug_log
+from opentalking_mediapipe_mouth.search import MAX_WINDOWS
+from PIL import Image, ImageFilter
 
 from opentalking_core import MouthLandmarks, PluginError
 from opentalking_core.portraits.drawn import draw_portrait
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
+
+    from opentalking_core.portraits.drawn import DrawnPortrait
 
 
 @pytest.fixture(scope="session")
@@ -76,14 +82,105 @@ def test_detect_mouth_reports_faces_and_pose(plugin: ModuleType) -> None:
 
 def test_pose_reads_angles_from_matrix() -> None:
     """A head turned to the picture's right, raised, leaning clockwise; its scale doesn't matter."""
+    level = np.eye(4)
+    level[2, 3] = -50
     for axis, expected in ((1, (30, 0, 0)), (0, (0, 30, 0)), (2, (0, 0, 30))):
         matrix = np.eye(4)
+        matrix[2, 3] = -50
         cos, sin = np.cos(np.radians(30)), np.sin(np.radians(30))
         first, second = {0: (1, 2), 1: (2, 0), 2: (1, 0)}[axis]
         matrix[first, first] = matrix[second, second] = cos
         matrix[second, first], matrix[first, second] = (sin, -sin) if axis != 0 else (-sin, sin)
         matrix[:3, :3] *= 1.7
-        assert detector._pose(matrix) == pytest.approx(expected)
+        yaw, pitch, roll = pose_of_matrix(matrix)
+        assert (yaw, pitch - pose_of_matrix(level).pitch, roll) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("size", [(540, 960), (960, 540)])
+def test_pose_is_independent_of_the_place_in_the_picture(plugin: ModuleType, size: tuple[int, int]) -> None:
+    """Without correction yaw and pitch differ by more than 12 degrees between these places."""
+    places = [(0.5, 0.2), (0.5, 0.5), (0.5, 0.75), (0.25, 0.5), (0.75, 0.5)]
+    for place in places:
+        drawn = draw_portrait(*size, face_width=180 / size[0], face_center=place)
+        found = plugin.detect_mouth(np.asarray(drawn.image))
+        assert found.pose == pytest.approx((0, 2, 0), abs=4), place
+
+
+def framed(face_width: int, place: tuple[float, float] = (0.5, 0.2), **how: Any) -> DrawnPortrait:
+    """Return a frame of 1080 x 1920 with a drawn face of that width in pixels."""
+    return draw_portrait(1080, 1920, face_width=face_width / 1080, face_center=place, **how)
+
+
+def distance(found: MouthLandmarks, truth: DrawnPortrait) -> float:
+    """Return how far the mouth that was found is from the true mouth, by the mouth's width."""
+    x, y = np.mean(found.outer_lip, axis=0) - truth.mouth_center
+    width, height = truth.image.size
+    return float(np.hypot(x * width, y * height) / (2 * truth.mouth_rx * width))
+
+
+@pytest.mark.parametrize("face_width", [50, 60, 80, 120, 200])
+@pytest.mark.parametrize("place", [(0.5, 0.15), (0.2, 0.3), (0.8, 0.55)])
+def test_detect_mouth_finds_small_face_in_full_body_frame(
+    plugin: ModuleType, face_width: int, place: tuple[float, float]
+) -> None:
+    truth = framed(face_width, place, seed=face_width % 6)
+    found = plugin.detect_mouth(np.asarray(truth.image))
+    assert found is not None
+    assert distance(found, truth) < 0.1
+    assert found.faces == 1
+    assert found.pose == pytest.approx((0, 0, 0), abs=8)
+    assert (found.face_box[2] - found.face_box[0]) * 1080 == pytest.approx(face_width, rel=0.25)
+
+
+def test_detect_mouth_counts_small_faces_and_takes_the_largest(plugin: ModuleType) -> None:
+    large, small = framed(110, (0.25, 0.2)), framed(90, (0.75, 0.2), seed=1)
+    picture = large.image.copy()
+    picture.paste(small.image.crop((540, 0, 1080, 1920)), (540, 0))
+    found = plugin.detect_mouth(np.asarray(picture))
+    assert found.faces == 2
+    assert distance(found, large) < 0.1
+
+
+@pytest.mark.parametrize("clockwise", range(0, 360, 45))
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_detect_mouth_finds_face_turned_by_any_angle(plugin: ModuleType, clockwise: int, seed: int) -> None:
+    truth = draw_portrait(600, 600, face_width=0.4, face_center=(0.5, 0.5), seed=seed)
+    picture = truth.image.rotate(-clockwise, resample=Image.Resampling.BICUBIC, fillcolor="#888888")
+    found = plugin.detect_mouth(np.asarray(picture))
+    assert found is not None
+    angle, (x, y) = np.radians(clockwise), np.array(truth.mouth_center) - 0.5
+    turned = np.array((x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle))) + 0.5
+    assert np.mean(found.outer_lip, axis=0) == pytest.approx(turned, abs=0.03)
+    assert (found.pose[2] - clockwise + 180) % 360 - 180 == pytest.approx(0, abs=6)
+    assert found.pose[0] == pytest.approx(0, abs=6)
+
+
+def test_detect_mouth_of_face_cut_above_the_mouth_lies_outside_the_picture(plugin: ModuleType) -> None:
+    truth = draw_portrait(600, 600, face_width=0.5)
+    picture = np.asarray(truth.image)[: int(600 * truth.mouth_center[1]) - 25]
+    found = plugin.detect_mouth(picture)
+    assert found is None or not found.is_in_picture
+
+
+@pytest.mark.parametrize("kind", ["noise", "smooth", "stripes"])
+def test_detect_mouth_without_face_tries_a_bounded_number_of_windows(
+    plugin: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Image.effect_noise((1080, 1920), 80).convert("RGB")
+    stripes = Image.linear_gradient("L").resize((1080, 60)).convert("RGB")
+    picture = {"noise": noise, "smooth": noise.filter(ImageFilter.GaussianBlur(20)), "stripes": noise.copy()}[kind]
+    if kind == "stripes":
+        for top in range(0, 1920, 60):
+            picture.paste(stripes, (0, top))
+    looks = MagicMock(side_effect=Landmarker.detect, autospec=True)
+    monkeypatch.setattr(Landmarker, "detect", lambda *args: looks(*args))
+    assert plugin.detect_mouth(np.asarray(picture)) is None
+    assert 100 < looks.call_count < MAX_WINDOWS + 10
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (191, 300), (4000, 300), (6000, 6000)])
+def test_detect_mouth_of_any_shape_of_picture_is_bounded(plugin: ModuleType, size: tuple[int, int]) -> None:
+    assert plugin.detect_mouth(np.full((size[1], size[0], 3), 120, np.uint8)) is None
 
 
 def test_detect_mouth_returns_20_points_in_bundle_order(plugin: ModuleType) -> None:
@@ -127,7 +224,7 @@ def test_detect_mouth_after_a_failure_works(plugin: ModuleType) -> None:
 
 
 def test_startup_gives_mediapipe_no_certificates(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without certificates, MediaPipe can't report its use to Google; see `detector._create_landmarker`."""
+    """Without certificates, MediaPipe can't report its use to Google; see `landmarker._offline_options`."""
     from mediapipe.tasks.python.vision import FaceLandmarker  # type: ignore[import-untyped]
 
     create = MagicMock()
