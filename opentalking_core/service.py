@@ -183,7 +183,7 @@ class AvatarService:
             raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: Literal["PNG", "WEBP"]) -> CachedFile | None:
-        """A smaller copy of an avatar's preview; None if the preview isn't wider than that.
+        """Return an avatar's preview, at most `width` pixels wide; None if the stored PNG is that already.
 
         Args:
             avatar_id: the avatar.

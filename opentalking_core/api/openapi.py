@@ -221,7 +221,7 @@ def _operations() -> dict[tuple[str, str], Json]:
             parameters=[
                 _AVATAR_ID,
                 _query("width", {"type": "integer", "minimum": THUMBNAIL_WIDTHS[0], "maximum": THUMBNAIL_WIDTHS[-1]},
-                       "In pixels; a preview that isn't wider comes as it is.", 320),
+                       "In pixels; a preview that isn't wider keeps its size.", 320),
             ],
         ),
         ("/avatars/custom", "POST"): _operation(
