@@ -13,7 +13,7 @@ from PIL import Image
 
 from opentalking_core.errors import InvalidRequest
 from opentalking_core.portraits.drawn import draw_portrait
-from opentalking_core.portraits.picture import decode_portrait
+from opentalking_core.portraits.picture import decode_portrait, prepare_portrait
 
 from .helpers.pictures import PNG, chunk, ihdr
 
@@ -49,6 +49,23 @@ def test_decode_rejects_more_than_64_megapixels() -> None:
     data = PNG + ihdr(8193, 8192, colour=0) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
     with pytest.raises(InvalidRequest, match="8193 x 8192 pixels; at most 64 megapixels"):
         decode_portrait(data, 1080, 1920)
+
+
+# -- what a bundle holds
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (33, 47), (301, 203)])
+def test_prepare_portrait_keeps_every_pixel(size: tuple[int, int]) -> None:
+    width, height = size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    for pixels in (noise, np.zeros_like(noise), np.asarray(DRAWN.resize(size)), noise[:, ::-1]):
+        prepared = prepare_portrait(pixels)
+        with Image.open(io.BytesIO(prepared.png)) as stored:
+            stored.load()
+            assert (stored.format, stored.mode, stored.size, stored.info) == ("PNG", "RGB", size, {})
+            assert np.array_equal(np.asarray(stored), pixels)
+        assert (prepared.width, prepared.height) == size
+        assert np.array_equal(decoded(prepared.png), pixels)
 
 
 # -- orientation
