@@ -289,7 +289,8 @@ class AvatarService:
     async def _report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
         """How fit the portrait is, of `size` (width, height)."""
         if mouth is not None:
-            report = check_portrait(size, mouth.landmarks, mouth.quality)
+            max_size = self._settings.custom_avatar_max_width, self._settings.custom_avatar_max_height
+            report = check_portrait(size, mouth.landmarks, mouth.quality, max_size=max_size)
             if mouth.landmarks.is_in_picture:
                 report = dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
             return report

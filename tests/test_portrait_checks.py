@@ -8,11 +8,12 @@ import io
 from math import cos, pi, radians, sin
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from opentalking_core.bundles.mouth import MouthLandmarks
-from opentalking_core.portraits.checks import mouth_opening
+from opentalking_core.portraits.checks import MIN_SHARPNESS, FaceQuality, measure_face, mouth_opening
 from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.running import running_service
 
@@ -77,7 +78,7 @@ def test_check_good_portrait_passes_every_check(service: httpx.Client, mouth: Fa
     assert report["passed"] is True
     assert all(item["passed"] is True for item in report["checks"].values())
     assert report["checks"]["face_width"] == {
-        "name": "face_width", "passed": True, "value": 258, "limit": {"min": 200}, "unit": "px",
+        "name": "face_width", "passed": True, "value": 258, "limit": {"min": 84}, "unit": "px",
         "message": "The face is 258 pixels wide.",
     }  # fmt: skip
 
@@ -86,7 +87,7 @@ def test_check_good_portrait_passes_every_check(service: httpx.Client, mouth: Fa
     ("changes", "fails", "value", "says"),
     [
         ({"faces": 2}, "one_face", 2, "2 faces"),
-        ({"face_box": (0.4, 0.3, 0.7, 0.7)}, "face_width", 180, "180 pixels"),
+        ({"face_box": (0.4, 0.3, 0.53, 0.5)}, "face_width", 78, "with more pixels or come closer"),
         ({"face_box": (0.3, -0.1, 0.7, 0.5)}, "face_inside", -60, "cut off"),
         ({"face_box": (0.5, 0.3, 1.0, 0.7)}, "face_inside", 0, "cut off"),
         ({"pose": (-31.0, 0.0, 0.0)}, "yaw", -31.0, "turned 31 degrees"),
@@ -116,7 +117,7 @@ def test_check_single_fault_fails_one_check(
     ("image", "fails", "says"),
     [
         (lambda: drawn().filter(ImageFilter.GaussianBlur(4)), {"sharpness"}, "blurred"),
-        (lambda: drawn().point(lambda value: value // 6), {"sharpness", "exposure"}, "too dark"),
+        (lambda: drawn().point(lambda value: value // 6), {"exposure"}, "too dark"),
         (lambda: drawn().point(lambda value: min(255, value * 3)), {"exposure"}, "too bright"),
     ],
     ids=["blurred", "dark", "bright"],
@@ -132,6 +133,49 @@ def test_check_measures_pixels(
 @pytest.mark.parametrize("seed", range(6))
 def test_check_any_skin_tone_passes(service: httpx.Client, mouth: FakeMouth, seed: int) -> None:
     assert check(service, encoded(drawn(seed=seed)))["passed"] is True
+
+
+LIGHT = (1.0, 0.5, 0.3, 0.18, 0.12)
+
+
+def quality(image: Image.Image) -> FaceQuality:
+    """Measure a drawn face of 40 % of the picture's width."""
+    box = (0.3, 0.45 - 0.27 * image.width / image.height, 0.7, 0.45 + 0.27 * image.width / image.height)
+    lips = [(0.45, 0.6), (0.5, 0.58), (0.55, 0.6), (0.5, 0.62)]
+    measured = measure_face(np.asarray(image), MouthLandmarks(lips, lips, box))
+    assert measured is not None
+    return measured
+
+
+def portrait_in_light(seed: int, light: float, blur: float = 0.0, noise: float = 0.0) -> Image.Image:
+    """Return a drawn portrait whose skin reflects `light` of its light, blurred by a radius in pixels, with noise."""
+    pixels = np.asarray(drawn(790, 1166, face_width=0.4, seed=seed).filter(ImageFilter.GaussianBlur(blur))) * light
+    pixels = pixels + np.random.default_rng(seed).normal(0, noise, pixels.shape)
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("light", LIGHT)
+@pytest.mark.parametrize("seed", range(6))
+def test_sharpness_is_independent_of_skin_tone_and_light(seed: int, light: float) -> None:
+    sharp, blurred = (quality(portrait_in_light(seed, light, blur)).sharpness for blur in (0, 3.16))
+    assert sharp > MIN_SHARPNESS + 0.5
+    assert blurred < MIN_SHARPNESS
+
+
+@pytest.mark.parametrize("noise", [3, 6, 10])
+@pytest.mark.parametrize("seed", range(6))
+def test_sharpness_finds_blur_under_noise(seed: int, noise: float) -> None:
+    sharp, blurred = (quality(portrait_in_light(seed, 1, blur, noise)).sharpness for blur in (0, 4))
+    assert blurred < MIN_SHARPNESS < sharp
+
+
+def test_face_width_of_picture_at_its_largest_size_does_not_ask_for_pixels(store_url: str, mouth: FakeMouth) -> None:
+    assert mouth.landmarks is not None
+    mouth.landmarks = dataclasses.replace(mouth.landmarks, face_box=(0.4, 0.3, 0.45, 0.4))
+    settings: Any = {"custom_avatar_max_width": 300, "custom_avatar_max_height": 300}
+    with running_service(store_url, plugins={"mouth": mouth}, **settings) as service:
+        message = check(service, portrait())["checks"]["face_width"]["message"]
+    assert message == "The face is 15 pixels wide, less than 84: crop the picture or come closer."
 
 
 def test_sharpness_ignores_the_background(service: httpx.Client, mouth: FakeMouth) -> None:
@@ -277,7 +321,7 @@ def two_people() -> Image.Image:
     [
         (lambda: drawn(790, 1166, face_width=0.4), set()),
         (lambda: drawn(seed=4), set()),
-        (lambda: drawn(400, 400, face_width=0.4), {"face_width"}),
+        (lambda: drawn(180, 180, face_width=0.4), {"face_width"}),
         (lambda: drawn(mouth_open=0.6), {"mouth_closed"}),
         (lambda: drawn(face_center=(0.15, 0.45)), {"face_inside"}),
         (lambda: drawn(face_center=(0.5, 0.1)), {"face_inside"}),
