@@ -121,8 +121,9 @@ def test_decode_accepts_jpeg_without_end_marker() -> None:
     for options in ({}, {"progressive": True}):
         data = encoded(**options)
         assert data.endswith(b"\xff\xd9")
-        for tail in (b"", b"trailing bytes of a camera", segment(0xE5, b"maker note")):
-            assert np.array_equal(decoded(data[:-2] + tail if options == {} or not tail else data), decoded(data))
+        trailers = (b"trailing bytes of a camera", segment(0xE5, b"maker note"), b"SEFH\xff\xe1\xff\xffSEFT")
+        for tail in (b"", *trailers):
+            assert np.array_equal(decoded(data[:-2] + tail), decoded(data))
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.95, 0.99])
@@ -134,6 +135,17 @@ def test_decode_rejects_jpeg_cut_in_the_middle(part: float, progressive: bool, e
         data = encoded(image, progressive=progressive)
         with pytest.raises(InvalidRequest, match="incomplete"):
             decoded(data[: int(len(data) * part)] + end)
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_decode_rejects_progressive_jpeg_cut_between_scans(end: bytes) -> None:
+    """With an end marker, the cut must show in the pixels: between scans nothing is missing but sharpness."""
+    data = encoded(progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for at in scans[1:]:
+        for cut in (at + 4, at + 12, at + 20):
+            with pytest.raises(InvalidRequest, match="incomplete"):
+                decoded(data[:cut] + end)
 
 
 def test_decode_accepts_whole_picture_that_ends_grey() -> None:

@@ -44,6 +44,7 @@ class JPEGFile:
     can_be_verified: bool = False
     exif: bytes = b""
     icc_profile: bytes = b""
+    _components: int = 0
     _profile_parts: dict[int, bytes] = field(default_factory=dict)
     #: How precise the last scan of each component's average and details was: 0 is complete.
     _missing_bits: dict[tuple[int, bool], int] = field(default_factory=dict)
@@ -60,8 +61,12 @@ class JPEGFile:
 
     @property
     def lacks_scans(self) -> bool:
-        """Whether a progressive picture ends before its last scan."""
-        return self.is_progressive and not self.has_end and any(self._missing_bits.values())
+        """Whether the picture ends before its last scan."""
+        seen = {component for component, _ in self._missing_bits}
+        if len(seen) < self._components:
+            return True
+        has_details = all((component, True) in self._missing_bits for component in seen)
+        return self.is_progressive and not self.has_end and (any(self._missing_bits.values()) or not has_details)
 
 
 def read_jpeg(data: bytes) -> JPEGFile:
@@ -83,14 +88,16 @@ def read_jpeg(data: bytes) -> JPEGFile:
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         end = at + 2 + length
         if length < 2 or end > len(data):
+            if jpeg.scans:  # what a camera has put behind the pixels, or a cut: `lacks_scans` and the pixels tell
+                break
             raise InvalidRequest("the image is damaged or incomplete: it ends in the middle of a segment")
         body = view[at + 4 : end]
         if marker == _SOS:
             _note_scan(jpeg, bytes(body))
             following = _NEXT_MARKER.search(data, end)
             end = following.start() if following else len(data)
-        elif marker in _FRAMES and length >= 8:
-            jpeg.bits = body[0]
+        elif marker in _FRAMES and len(body) >= 6:
+            jpeg.bits, jpeg._components = body[0], body[5]
             jpeg.is_progressive = marker in _PROGRESSIVE
             jpeg.can_be_verified = marker in _HUFFMAN
         if not _is_metadata(marker) or (marker == _ADOBE and bytes(body[:5]) == b"Adobe"):

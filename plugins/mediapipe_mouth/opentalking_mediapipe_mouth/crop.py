@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, cos, floor, radians, sin, sqrt
+from math import ceil, cos, floor, radians, sin
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -38,7 +38,8 @@ class Crop:
         """Return the crop of `picture` (RGB, uint8, (height, width, 3)). What lies outside the picture is black."""
         import numpy as np
 
-        reach = self.side / 2 * sqrt(2) + 2
+        angle = radians(self.turn)
+        reach = self.side / 2 * (abs(cos(angle)) + abs(sin(angle))) + 2
         height, width = picture.shape[:2]
         left, top = (max(0, floor(middle - reach)) for middle in self.center)
         right, bottom = (min(end, ceil(at + reach)) for end, at in zip((width, height), self.center, strict=True))
