@@ -1,7 +1,7 @@
 """Find the faces of a picture in any framing: small, tilted, or upside down.
 
 MediaPipe finds faces that are at least about a fifth as wide as the picture is long, and looks for upright faces: an
-upside-down face gets a mesh whose mouth lies on the forehead. So the search goes on where MediaPipe's first look ends:
+upside-down face gets a mesh whose mouth lies on the forehead. So the search goes on where MediaPipe ends:
 
 1. The whole picture. Most portraits end here.
 2. Without a face, turned copies of the whole picture, then overlapping square windows at falling scales, with the
@@ -41,14 +41,16 @@ _WINDOW_PIXELS = 128
 #: Windows of all scales together. Each takes 2 ms, so that a search without a result takes less than 0.5 s.
 MAX_WINDOWS = 200
 
-#: The smallest windows, in pixels of the picture: faces narrower than 40 pixels have no lips to speak of.
+#: The smallest windows, in pixels of the picture: in narrower faces than 40 pixels the lips have too few pixels.
 _MIN_WINDOW_SIDE = 192
 
 #: The side of a crop by the size of the face in it: to find the mesh, and to confirm a mesh.
 _MESH_MARGIN, _CONFIRM_MARGIN = 2.2, 1.7
 
-#: Least score of a face in its own, upright crop. Faces score 0.85 and more there, and what resembles a face up to 0.6.
-_MIN_SCORE = 0.7
+#: Least score, in its own upright crop, of a face that the search has found. Faces score 0.85 and more there, and what
+#: resembles a face up to 0.6. Where the whole picture shows a face, the detector's own limit of 0.5 is enough, because
+#: faces that are cut off or partly hidden score less.
+_MIN_SEARCHED_SCORE = 0.7
 
 #: A face with this score is upright in its crop: upside down, faces score 0.79 at most.
 _CERTAIN_SCORE = 0.86
@@ -78,7 +80,12 @@ def find_faces(landmarker: Landmarker, picture: NDArray[np.uint8]) -> list[FaceM
 
 
 def _confirmed(
-    landmarker: Landmarker, picture: NDArray[np.uint8], mesh: FaceMesh, *, may_repeat: bool = True
+    landmarker: Landmarker,
+    picture: NDArray[np.uint8],
+    mesh: FaceMesh,
+    *,
+    may_repeat: bool = True,
+    min_score: float = 0.0,
 ) -> FaceMesh | None:
     """Return `mesh`, or a better mesh of the same face from a crop around it; None if the detector confirms neither."""
     if not mesh.is_plausible():
@@ -90,13 +97,16 @@ def _confirmed(
         turned = Crop(crop.center, crop.side, crop.turn + 180, crop.max_size)
         upside_down = _best(_moved(landmarker.detect(pixels[::-1, ::-1]), turned), mesh.box)
         if upside_down is not None and (sighting is None or upside_down.score > sighting.score):
-            return _mesh_of(landmarker, picture, upside_down, may_repeat=False) if may_repeat else None
-    if sighting is None or sighting.score < _MIN_SCORE:
+            if not may_repeat:
+                return None
+            return _mesh_of(landmarker, picture, upside_down, may_repeat=False, min_score=min_score)
+    if sighting is None or sighting.score < min_score:
         return None
     disagreement = max(_distance(sighting.eyes, mesh.eyes), _distance(sighting.mouth, mesh.mouth)) / mesh.box.size
+    better = None
     if may_repeat and disagreement > _MAX_PRECISE_DISAGREEMENT:
-        return _mesh_of(landmarker, picture, sighting, may_repeat=False)
-    return mesh if disagreement < _MAX_DISAGREEMENT else None
+        better = _mesh_of(landmarker, picture, sighting, may_repeat=False, min_score=min_score)
+    return better or (mesh if disagreement < _MAX_DISAGREEMENT else None)
 
 
 def _meshes_of(
@@ -115,14 +125,19 @@ def _meshes_of(
     largest_first = sorted(distinct, key=lambda sighting: sighting.box.size, reverse=True)
     meshes = list(known)
     for sighting in largest_first[: MAX_FACES - len(meshes)]:
-        mesh = _mesh_of(landmarker, picture, sighting, may_repeat=True)
+        mesh = _mesh_of(landmarker, picture, sighting, may_repeat=True, min_score=_MIN_SEARCHED_SCORE)
         if mesh is not None and not any(mesh.box.is_same_face(other.box) for other in meshes):
             meshes.append(mesh)
     return sorted(meshes, key=lambda mesh: mesh.box.size, reverse=True)
 
 
 def _mesh_of(
-    landmarker: Landmarker, picture: NDArray[np.uint8], sighting: Sighting, *, may_repeat: bool
+    landmarker: Landmarker,
+    picture: NDArray[np.uint8],
+    sighting: Sighting,
+    *,
+    may_repeat: bool,
+    min_score: float = 0.0,
 ) -> FaceMesh | None:
     """Return the confirmed mesh of a face that the detector has seen; None if there is none."""
     crop = Crop(sighting.box.center, _MESH_MARGIN * sighting.box.size, sighting.lean)
@@ -131,7 +146,7 @@ def _mesh_of(
     if not meshes:
         return None
     largest = max(meshes, key=lambda mesh: mesh.box.size)
-    return _confirmed(landmarker, picture, largest, may_repeat=may_repeat)
+    return _confirmed(landmarker, picture, largest, may_repeat=may_repeat, min_score=min_score)
 
 
 def _mesh_in_picture(mesh: FaceMesh, crop: Crop) -> FaceMesh:
