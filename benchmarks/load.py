@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from opentalking_core.host.host import PluginHost
-from opentalking_core.portraits.picture import decode_portrait, encode_png
+from opentalking_core.portraits.picture import decode_portrait
+from opentalking_core.portraits.png_writer import encode_png
 
 from .bundles import BASE
 

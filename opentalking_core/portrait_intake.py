@@ -77,7 +77,9 @@ class PortraitIntake:
     async def report(self, size: tuple[int, int], mouth: DetectedMouth | None) -> PortraitReport:
         """Report how fit a portrait of this size (width, height) is."""
         if mouth is not None:
-            report = check_portrait(size, mouth.landmarks, mouth.quality)
+            report = check_portrait(size, mouth.landmarks, mouth.quality, max_size=self._limits)
+            if not mouth.landmarks.is_in_picture:
+                return report
             return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
         reported = await asyncio.to_thread(self._host.plugin_warnings)
         if any(detector["ok"] for detector in self.assess_detectors(reported)):

@@ -172,7 +172,7 @@ class AvatarService:
             raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
-        """Return a smaller copy of an avatar's preview.
+        """Return an avatar's preview, at most `width` pixels wide.
 
         Args:
             avatar_id: the avatar.
@@ -180,7 +180,7 @@ class AvatarService:
             image_format: of the copy.
 
         Returns:
-            None if the preview isn't wider than `width`.
+            None if the stored preview is good enough as it is: not wider, and a PNG was asked for.
 
         Raises:
             NotFound: there is no such avatar, or its preview is missing or not a picture.

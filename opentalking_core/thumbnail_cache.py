@@ -56,7 +56,7 @@ class ThumbnailCache:
             image_format: of the thumbnail.
 
         Returns:
-            None if the preview isn't wider than `width`.
+            None if the stored preview is good enough as it is: not wider, and a PNG was asked for.
 
         Raises:
             NotFound: the preview is too large or not a picture.

@@ -134,3 +134,11 @@ def test_list_avatar_dirs_returns_folders_with_a_manifest_by_name(tmp_path: Path
 def test_list_avatar_dirs_missing_folder_raises_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         list_avatar_dirs(tmp_path / "nowhere")
+
+
+def test_validate_mouth_clamped_to_the_edge_warns() -> None:
+    inside = {"outer_lip": [[0.4, 0.9], [0.5, 0.85], [0.6, 0.9], [0.5, 1.0]]}
+    below = {"outer_lip": [[0.4, 1.0], [0.5, 0.98], [0.6, 1.0], [0.5, 1]], "mouth_ry": 0.01}
+    for animation, expected in ((inside, []), (below, [("warning", "metadata.animation")]), ({"outer_lip": "?"}, [])):
+        found = problems({"preview.png": 1, "reference.png": 1}, metadata={"animation": animation})
+        assert [problem for problem in found if problem[1] == "metadata.animation"] == expected

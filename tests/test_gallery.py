@@ -184,12 +184,12 @@ def fill_in(page: Page, photo: Path, name: str = "Alice") -> None:
 def test_avatar_is_created_shown_with_its_mouth_and_deleted(
     open_page: Callable[..., Page], base: str, photo: Path, service: httpx.Client
 ) -> None:
-    photo.write_bytes(picture(300, 400))
+    photo.write_bytes(picture(120, 160))
     page = open_page()
     wait_text(page, "#count", "1 avatar")
     fill_in(page, photo)
     loaded(page, "#photo-preview")
-    wait_text(page, "#check-failed", "The face is 180 pixels wide, less than 200")
+    wait_text(page, "#check-failed", "The face is 72 pixels wide, less than 84")
     page.get_by_role("button", name="Create avatar").click()
 
     wait_text(page, "#detail-name", "Alice")

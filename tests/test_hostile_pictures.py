@@ -1,4 +1,4 @@
-"""Every hostile picture is made an avatar or refused, in bounded time and memory, and the service goes on."""
+"""Every hostile picture becomes an avatar or is refused, in bounded time and memory, and the service keeps working."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from opentalking_core.testing.fixtures import StoredFiles
 
-#: Tells how much memory its worker, which decodes all the pictures, has taken at most, in KiB.
+#: A detector that writes down the peak memory of its worker process, in KiB. That process decodes all pictures.
 DETECTOR = """
 import os, pathlib, resource
 from opentalking_core import hookimpl
@@ -31,7 +31,7 @@ def detect_mouth(image):
 """
 
 
-def test_hostile_pictures(
+def test_upload_of_hostile_pictures_never_harms_the_service(
     store_url: str,
     base: str,
     portrait: bytes,
@@ -64,7 +64,7 @@ def test_hostile_pictures(
         with Image.open(io.BytesIO(stored_files(str(answer["id"]))["preview.png"])) as stored:
             stored.load()
             assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (answer["width"], answer["height"]))
-            assert not stored.info, "nothing of the upload's metadata is kept"
+            assert not stored.info, "the upload's metadata was kept"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    (peak,) = peaks.iterdir()  # one worker did it all: none had to be replaced
+    (peak,) = peaks.iterdir()  # a single file: no worker had to be replaced
     assert int(peak.read_text()) < 2 * 1024**2

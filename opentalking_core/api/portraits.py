@@ -28,8 +28,8 @@ _REPORT_EXAMPLE = {
     "checks": [
         {"name": "face_found", "passed": True, "value": True, "limit": {"equals": True}, "unit": None,
          "message": "A face was found."},
-        {"name": "face_width", "passed": False, "value": 144, "limit": {"min": 200}, "unit": "px",
-         "message": "The face is 144 pixels wide, less than 200: use a picture with more pixels or come closer."},
+        {"name": "face_width", "passed": False, "value": 72, "limit": {"min": 84}, "unit": "px",
+         "message": "The face is 72 pixels wide, less than 84: use a picture with more pixels or come closer."},
         {"name": "yaw", "passed": None, "value": None, "limit": {"min": -15, "max": 15}, "unit": "degrees",
          "message": "Not measured."},
     ],

@@ -55,7 +55,7 @@ class PreviewResource:
                 query_parameter(
                     "width",
                     {"type": "integer", "minimum": _THUMBNAIL_WIDTHS[0], "maximum": _THUMBNAIL_WIDTHS[-1]},
-                    "Width of the copy in pixels. A preview that is not wider is sent as it is.",
+                    "Width of the copy in pixels. A preview that is not wider keeps its size.",
                     320,
                 ),
             ),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Problem
 from .manifest import is_avatar_id
+from .mouth import mouth_problem
 from .store import PREVIEW
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def validate_bundle(bundle: AvatarBundle, model_types: Mapping[str, ModelType]) 
         for path, size in bundle.files.items()
         if size == 0 and path.lower().endswith((".png", ".jpg", ".jpeg"))
     ]
+    if (problem := mouth_problem(manifest.metadata)) is not None:
+        problems.append(Problem("warning", "metadata.animation", problem))
     model_type = model_types.get(manifest.model_type)
     if model_type is None:
         known = ", ".join(sorted(model_types))

@@ -1,1 +1,1 @@
-"""From a picture to what a bundle needs."""
+"""Portraits: from an uploaded photo to the files and metadata of a bundle."""

@@ -1,8 +1,7 @@
-"""Whether a portrait is fit to be an avatar: named checks with measured values, as commercial services make them.
+"""Check whether a portrait is fit to be an avatar: named checks with measured values.
 
-Geometry comes from what the mouth detector reported; a check that needs more than it reported is «not measured», and
-fails nothing. Sharpness and exposure are measured on the pixels of the face. docs/portrait_checks.md tells the reasons
-behind the limits at more length.
+The geometry comes from the mouth detector. A check that needs more than the detector reports is not measured, and fails
+nothing. Sharpness and exposure are measured on the pixels of the face. docs/portrait_checks.md explains the limits.
 """
 
 from __future__ import annotations
@@ -22,50 +21,65 @@ if TYPE_CHECKING:
 
     from ..bundles.mouth import MouthLandmarks, Point
 
-#: A face must be so many pixels wide, cheek to cheek, in the picture that the avatar will show. Its eyes are then some
-#: 90 pixels apart, for which OFIQ, BSI's open implementation of ISO/IEC 29794-5, gives 73 of 100; Yoti asks for 150.
-MIN_FACE_WIDTH = 200
+#: Least width of a face, cheek to cheek, in the picture that the avatar will show. Faces are 1.3 times as high as wide,
+#: so a face of this width has as many pixels as the smallest crop of a lip-sync model: Wav2Lip's, of 96 x 96 pixels.
+MIN_FACE_WIDTH_PIXELS = 84
 
-#: How far a head may be turned, in degrees. ISO/IEC 19794-5 allows passports 5 (roll: 8), ZEGOCLOUD its talking photos
-#: 30; pitch gets more because single-picture estimates take a face near the picture's top for one that looks down.
-MAX_YAW = 15.0
-MAX_PITCH = 20.0
-MAX_ROLL = 15.0
+#: How far a head may be turned. ISO/IEC 19794-5 allows passports 5 degrees (roll: 8), ZEGOCLOUD its talking photos 30.
+#: Pitch gets more, because estimates for people who look straight into the camera differ by 5 degrees.
+MAX_YAW_DEGREES = 15.0
+MAX_PITCH_DEGREES = 20.0
+MAX_ROLL_DEGREES = 15.0
 
-#: A mouth may be open so far: the opening's height by its width. OFIQ gives 90 of 100 where the opening is 0.07 of the
-#: way from the eyes to the chin, which is 0.15 of a mouth's width.
+#: How far a mouth may be open: the opening's height by its width. OFIQ gives 90 of 100 where the opening is 0.07 of the
+#: distance from the eyes to the chin, which is 0.15 of a mouth's width.
 MAX_MOUTH_OPENING = 0.15
 
-#: The variance of the Laplacian (Pech-Pacheco et al., ICPR 2000) below which a picture is commonly called blurred.
-MIN_SHARPNESS = 100.0
+#: Least sharpness, see `_sharpness_of`. Sharp portraits gave 2.9 and more at any skin tone. Blurred with a radius of a
+#: hundredth of the face's width they gave 2.5 at most.
+MIN_SHARPNESS = 2.6
 
-#: It depends on the scale, so faces are measured at this width, between what Wav2Lip (96) and MuseTalk (256) look at.
-SHARPNESS_WIDTH = 128
+#: Sharpness depends on the scale. Faces are measured at this width at most, between the crops of Wav2Lip (96) and
+#: MuseTalk (256).
+SHARPNESS_WIDTH_PIXELS = 128
 
 #: Mean luminance of a face, 0 to 255: what Yoti accepts for its face analysis.
 MIN_EXPOSURE, MAX_EXPOSURE = 40.0, 215.0
 
-#: A whole face keeps at least so many pixels from the picture's edges; detectors that cut boxes to the picture say 0.
-MIN_MARGIN = 1
+#: Distance of a whole face from the picture's edges. Detectors that clamp boxes to the picture report 0 for a cut face.
+MIN_MARGIN_PIXELS = 1
 
-_MIN_REGION = 16  # pixels; smaller faces have no sharpness to speak of
+_MIN_REGION_PIXELS = 16  # a smaller face is too small to measure its sharpness
+
+# Radii of the Gaussians that separate fine from coarse detail, in pixels at SHARPNESS_WIDTH_PIXELS.
+_FINE_RADIUS, _COARSE_RADIUS = 0.8, 1.5
+
+# Variance of the rounding to whole levels.
+_ROUNDING_NOISE = 1 / 12
+
+# Variance of the Laplacian of white noise of variance 1: as it is, and after each Gaussian.
+_NOISE, _FINE_NOISE, _COARSE_NOISE = 20.0, 0.368, 0.0118
+
+#: Highest ratio, in noiseless pictures, of the variance of the Laplacian to the same after the finer Gaussian. What is
+#: above must be noise.
+_NOISELESS_RATIO = 6.0
 
 
-#: What a value may be: at least `min`, at most `max`, or `equals`.
+#: The values that pass: at least `min`, at most `max`, or `equals`.
 Limit = dict[Literal["min", "max", "equals"], float | bool]
 
 
 @dataclass(frozen=True, slots=True)
 class PortraitCheck:
-    """One check.
+    """The result of one check.
 
     Args:
         name: one of face_found, one_face, face_width, face_inside, yaw, pitch, roll, mouth_closed, sharpness, exposure.
-        passed: None if it was not measured, which fails nothing.
-        value: what was measured; None if nothing was.
-        limit: what it may be: at least `min`, at most `max`, or `equals`.
+        passed: None if the check was not measured, which fails nothing.
+        value: the measured value; None if nothing was measured.
+        limit: the values that pass: at least `min`, at most `max`, or `equals`.
         unit: of value and limit, if they have one.
-        message: one plain sentence; says what to do where the check failed.
+        message: one plain sentence; for a failed check it says what to do.
     """
 
     name: str
@@ -78,13 +92,13 @@ class PortraitCheck:
 
 @dataclass(frozen=True, slots=True)
 class PortraitReport:
-    """All checks of one portrait.
+    """The results of all checks of one portrait.
 
     Args:
-        passed: none of them failed.
+        passed: whether no check failed.
         checks: in the order in which people should read them.
-        mouth: where the mouth is, in the words of a manifest's metadata (mouth_polygon_source, animation, face_box);
-            None if it was not found.
+        mouth: where the mouth is, with the keys of a manifest's metadata (mouth_polygon_source, animation, face_box);
+            None if no mouth was found in the picture.
     """
 
     passed: bool
@@ -92,7 +106,7 @@ class PortraitReport:
     mouth: dict[str, Any] | None = None
 
     def metadata(self) -> dict[str, Any]:
-        """What a bundle's manifest keeps of it, as `metadata.portrait_checks`."""
+        """Return what a bundle's manifest keeps as `metadata.portrait_checks`."""
         return {
             "passed": self.passed,
             "checks": {check.name: {"passed": check.passed, "value": check.value} for check in self.checks},
@@ -100,22 +114,27 @@ class PortraitReport:
 
 
 class FaceQuality(NamedTuple):
-    """Of a face's pixels: the variance of the Laplacian, and the mean luminance (0 to 255)."""
+    """What was measured on the pixels of a face.
+
+    Args:
+        sharpness: fine detail by coarse detail.
+        exposure: the mean luminance, 0 to 255.
+    """
 
     sharpness: float
     exposure: float
 
 
 def face_region(landmarks: MouthLandmarks, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """The part of a picture to measure a face's quality in; without a `face_box`, what surrounds its mouth.
+    """Return the part of a picture in which to measure a face; without a `face_box`, the surroundings of its mouth.
 
     Args:
         landmarks: of the face.
         width: of the picture, in pixels.
-        height: likewise.
+        height: of the picture, in pixels.
 
     Returns:
-        (left, top, right, bottom) in pixels, within the picture; None if too little of it is.
+        (left, top, right, bottom) in pixels, within the picture; None if too little of the face is in the picture.
     """
     if landmarks.face_box is not None:
         left, top, right, bottom = landmarks.face_box
@@ -130,15 +149,15 @@ def face_region(landmarks: MouthLandmarks, width: int, height: int) -> tuple[int
         min(width, ceil(right * width)),
         min(height, ceil(bottom * height)),
     )
-    return box if min(box[2] - box[0], box[3] - box[1]) >= _MIN_REGION else None
+    return box if min(box[2] - box[0], box[3] - box[1]) >= _MIN_REGION_PIXELS else None
 
 
 def measure_face(pixels: NDArray[np.uint8], landmarks: MouthLandmarks) -> FaceQuality | None:
-    """Measure the face that `landmarks` are of; None if too little of it is in the picture.
+    """Measure the face that `landmarks` describe; return None if too little of the face is in the picture.
 
     Args:
         pixels: the picture, RGB, uint8, (height, width, 3).
-        landmarks: what the mouth detector found in it.
+        landmarks: what the mouth detector found in the picture.
     """
     region = face_region(landmarks, pixels.shape[1], pixels.shape[0])
     if region is None:
@@ -146,12 +165,42 @@ def measure_face(pixels: NDArray[np.uint8], landmarks: MouthLandmarks) -> FaceQu
     left, top, right, bottom = region
     face = Image.fromarray(pixels[top:bottom, left:right]).convert("L")
     exposure = float(np.asarray(face).mean())
-    if face.width > SHARPNESS_WIDTH:
-        height = max(3, round(face.height * SHARPNESS_WIDTH / face.width))
-        face = face.resize((SHARPNESS_WIDTH, height), Image.Resampling.BOX)
-    grey = np.asarray(face, dtype=np.float32)
+    if face.width > SHARPNESS_WIDTH_PIXELS:
+        height = max(_MIN_REGION_PIXELS, round(face.height * SHARPNESS_WIDTH_PIXELS / face.width))
+        face = face.resize((SHARPNESS_WIDTH_PIXELS, height), Image.Resampling.BOX)
+    return FaceQuality(_sharpness_of(np.asarray(face, dtype=np.float32)), exposure)
+
+
+def _sharpness_of(grey: NDArray[np.float32]) -> float:
+    """Return how much fine detail a face has by its coarse detail: variances of the Laplacian after two Gaussians.
+
+    Blur takes away fine detail first. Less light or less contrast takes away both alike, so that the ratio is the same
+    for all skin tones. Noise adds fine detail: its variance is estimated from what only noise can show, and subtracted.
+    """
+    fine, coarse = (_laplacian_variance(_blurred(grey, radius)) for radius in (_FINE_RADIUS, _COARSE_RADIUS))
+    excess = _laplacian_variance(grey) - _NOISELESS_RATIO * fine
+    noise = max(_ROUNDING_NOISE, excess / (_NOISE - _NOISELESS_RATIO * _FINE_NOISE))
+    fine -= _FINE_NOISE * noise
+    coarse_noise = _COARSE_NOISE * noise
+    if coarse <= 2 * coarse_noise or fine <= 0:  # there is more noise than face
+        return 0.0
+    return fine / (coarse - coarse_noise)
+
+
+def _laplacian_variance(grey: NDArray[np.float32]) -> float:
     neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return FaceQuality(float((neighbours - 4 * grey[1:-1, 1:-1]).var()), exposure)
+    return float((neighbours - 4 * grey[1:-1, 1:-1]).var())
+
+
+def _blurred(grey: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
+    """Return the picture after a Gaussian, without the edge that the Gaussian reaches beyond."""
+    reach = int(3 * radius + 1)
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * radius**2)).astype(np.float32)
+    weights /= weights.sum()
+    rows, columns = grey.shape[0] - 2 * reach, grey.shape[1] - 2 * reach
+    down = sum(weight * grey[i : i + rows] for i, weight in enumerate(weights))
+    blurred: NDArray[np.float32] = sum(weight * down[:, i : i + columns] for i, weight in enumerate(weights))
+    return blurred
 
 
 def check_portrait(
@@ -159,21 +208,23 @@ def check_portrait(
     landmarks: MouthLandmarks | None,
     quality: FaceQuality | None,
     *,
+    max_size: tuple[int, int] | None = None,
     not_found: str = "No face was found: use a photo that shows one face from the front.",
 ) -> PortraitReport:
     """Check a portrait.
 
     Args:
         size: (width, height) of the picture in pixels, as the avatar will show it.
-        landmarks: what the mouth detector found in it; None if nothing.
+        landmarks: what the mouth detector found in the picture; None if nothing.
         quality: of the face's pixels; None if they were not measured.
-        not_found: what to say where nothing was found.
+        max_size: (width, height) into which pictures are fitted; None if they are not.
+        not_found: the message if nothing was found.
     """
     found = landmarks is not None
     checks = [
         PortraitCheck("face_found", found, found, {"equals": True}, None, "A face was found." if found else not_found),
         _one_face(landmarks.faces if landmarks else None),
-        *_box_checks(size, landmarks.face_box if landmarks else None),
+        *_box_checks(size, max_size, landmarks.face_box if landmarks else None),
         *_pose_checks(landmarks.pose if landmarks else None),
         _mouth_closed(mouth_opening(landmarks, size) if landmarks else None),
         _sharpness(quality.sharpness if quality else None),
@@ -183,10 +234,10 @@ def check_portrait(
 
 
 def mouth_opening(landmarks: MouthLandmarks, size: tuple[int, int]) -> float | None:
-    """How far a mouth is open: the height by the width of an ellipse with the inner mouth's area and length.
+    """Return how far a mouth is open: the height by the width of an ellipse with the inner mouth's area and length.
 
-    It doesn't change when the face is tilted or smiles. None if the inner mouth says nothing: it has no length, or is
-    the outline of the lips once more.
+    The value doesn't change when the face is tilted or smiles. None if the inner mouth can't tell: it has no length, or
+    repeats the outline of the lips.
 
     Args:
         landmarks: of the mouth.
@@ -206,7 +257,7 @@ def _area(points: Sequence[Point]) -> float:
 def _check(
     name: str, value: float | None, limit: Limit, unit: str | None, good: str, low: str, high: str = ""
 ) -> PortraitCheck:
-    """A check of a number; the sentences are for a good value, and for one below and above the limit."""
+    """Check a number; the sentences are for a good value, a value below the limit and a value above the limit."""
     if value is None:
         return PortraitCheck(name, None, None, limit, unit, "Not measured.")
     lowest, highest = limit.get("min", limit.get("equals", -inf)), limit.get("max", limit.get("equals", inf))
@@ -223,21 +274,23 @@ def _one_face(faces: int | None) -> PortraitCheck:
 
 
 def _box_checks(
-    size: tuple[int, int], face_box: tuple[float, float, float, float] | None
+    size: tuple[int, int], max_size: tuple[int, int] | None, face_box: tuple[float, float, float, float] | None
 ) -> tuple[PortraitCheck, PortraitCheck]:
     width = margin = None
     if face_box is not None:
         left, top, right, bottom = face_box
         width = round((right - left) * size[0])
         margin = floor(min(left * size[0], top * size[1], (1 - right) * size[0], (1 - bottom) * size[1]))
+    fills_limit = max_size is not None and (size[0] >= max_size[0] or size[1] >= max_size[1])
+    # Larger pictures would be shrunk to the same size.
+    remedy = "crop the picture or come closer" if fills_limit else "use a picture with more pixels or come closer"
     return (
         _check(
-            "face_width", width, {"min": MIN_FACE_WIDTH}, "px", f"The face is {width} pixels wide.",
-            f"The face is {width} pixels wide, less than {MIN_FACE_WIDTH}: "
-            "use a picture with more pixels or come closer.",
+            "face_width", width, {"min": MIN_FACE_WIDTH_PIXELS}, "px", f"The face is {width} pixels wide.",
+            f"The face is {width} pixels wide, less than {MIN_FACE_WIDTH_PIXELS}: {remedy}.",
         ),
         _check(
-            "face_inside", margin, {"min": MIN_MARGIN}, "px", "The whole face is inside the picture.",
+            "face_inside", margin, {"min": MIN_MARGIN_PIXELS}, "px", "The whole face is inside the picture.",
             "The face is cut off by the picture's edge: use one that shows the whole head.",
         ),
     )  # fmt: skip
@@ -247,10 +300,11 @@ def _pose_checks(pose: tuple[float, float, float] | None) -> tuple[PortraitCheck
     yaw, pitch, roll = (round(angle, 1) + 0.0 for angle in pose) if pose else (None, None, None)  # + 0.0: no -0.0
     turned, leans = "turned {:.0f} degrees to the side", "tilted {:.0f} degrees to the side"
     checks = (
-        ("yaw", yaw, MAX_YAW, "The head is not turned to a side.", turned, turned, "look straight into the camera"),
-        ("pitch", pitch, MAX_PITCH, "The head is level.", "lowered by {:.0f} degrees", "raised by {:.0f} degrees",
-         "hold the camera at the height of the eyes"),
-        ("roll", roll, MAX_ROLL, "The head is upright.", leans, leans, "hold it upright"),
+        ("yaw", yaw, MAX_YAW_DEGREES, "The head is not turned to a side.", turned, turned,
+         "look straight into the camera"),
+        ("pitch", pitch, MAX_PITCH_DEGREES, "The head is level.",
+         "lowered by {:.0f} degrees", "raised by {:.0f} degrees", "hold the camera at the height of the eyes"),
+        ("roll", roll, MAX_ROLL_DEGREES, "The head is upright.", leans, leans, "hold it upright"),
     )  # fmt: skip
     return tuple(
         _check(
@@ -269,10 +323,10 @@ def _mouth_closed(opening: float | None) -> PortraitCheck:
 
 
 def _sharpness(sharpness: float | None) -> PortraitCheck:
-    sharpness = None if sharpness is None else round(sharpness, 1)
-    low = "The face is blurred, or has too little contrast: use a sharper picture."
+    sharpness = None if sharpness is None else round(sharpness, 2)
+    low = "The face is blurred: use a sharper picture."
     limit: Limit = {"min": MIN_SHARPNESS}
-    return _check("sharpness", sharpness, limit, "variance of Laplacian", "The face is sharp.", low)
+    return _check("sharpness", sharpness, limit, "fine by coarse detail", "The face is sharp.", low)
 
 
 def _exposure(exposure: float | None) -> PortraitCheck:

@@ -1,4 +1,4 @@
-"""The manifest and the id of an avatar that is made from a portrait."""
+"""Build the manifest and the id of an avatar that is made from a portrait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..bundles.manifest import AvatarManifest
-from ..bundles.mouth import mouth_metadata
+from ..bundles.mouth import UNAVAILABLE, mouth_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .detected_mouth import DetectedMouth
     from .picture import PreparedPortrait
 
-#: What describes the base's own media and so isn't true of another picture (spec: «must not inherit from its base»).
-#: model_crop, not in the spec's list, is a box in the base's own picture, as in the real bundle office-woman.
+#: Keys that describe the base's own media. They are wrong for another picture, so a new avatar does not inherit them.
+#: `model_crop` is a box in the base's own picture.
 STALE_METADATA = frozenset(
     {
         *("animation", "face_box", "mouth_polygon_source", "model_crop", "model_crop_source", "hidden"),
@@ -29,11 +29,11 @@ STALE_METADATA = frozenset(
     }
 )
 
-_MAX_SLUG = 40  # characters, of up to 4 bytes each: an id stays below manifest.MAX_ID_BYTES
+_MAX_SLUG_CHARACTERS = 40  # of up to 4 bytes each, so that an id stays below manifest.MAX_ID_BYTES
 
 
 def slug(name: str) -> str:
-    """`name` as a part of an id: its letters, marks and digits of any script in lower case, joined by hyphens.
+    """Return `name` as a part of an id: letters, marks and digits of any script in lower case, joined by hyphens.
 
     "Alice B." gives "alice-b", "李 雷" gives "李-雷"; a name without any letter or digit gives "avatar".
     """
@@ -41,11 +41,11 @@ def slug(name: str) -> str:
         char if unicodedata.category(char)[0] in "LMN" else " "
         for char in unicodedata.normalize("NFKC", name).lower().replace("'", "").replace("’", "")
     ]
-    return "-".join("".join(kept).split())[:_MAX_SLUG].strip("-") or "avatar"
+    return "-".join("".join(kept).split())[:_MAX_SLUG_CHARACTERS].strip("-") or "avatar"
 
 
 def candidate_ids(name: str, now: datetime) -> Iterator[str]:
-    """Ids like custom-alice-20260513-153012-001 for `name`, a millisecond later each time, for when one is taken.
+    """Yield ids like custom-alice-20260513-153012-001, each a millisecond later, until an id is free.
 
     Args:
         name: the avatar's display name.
@@ -66,16 +66,16 @@ def custom_manifest(
     mouth: DetectedMouth | None,
     report: PortraitReport,
 ) -> AvatarManifest:
-    """The manifest of a new avatar that is driven like `base` and shows `portrait`; its `id` is still the base's.
+    """Return the manifest of a new avatar that is driven like `base` and shows `portrait`; `id` is still the base's.
 
     Args:
         base_id: recorded as metadata.base_avatar_id.
-        base: whose fps, sample_rate, model_type, free-form keys and metadata are inherited, STALE_METADATA excepted.
-        recipe: of the base's model type.
+        base: its fps, sample_rate, model_type, free-form keys and metadata are inherited, except STALE_METADATA.
+        recipe: the portrait recipe of the base's model type.
         name: the display name.
-        portrait: what the bundle will hold.
-        mouth: where the mouth is, if it was found.
-        report: what the portrait checks say; recorded as metadata.portrait_checks.
+        portrait: the picture that the bundle will hold.
+        mouth: what the detector found; None if nothing.
+        report: the result of the portrait checks; recorded as metadata.portrait_checks.
     """
     metadata: dict[str, Any] = {key: value for key, value in base.metadata.items() if not _is_stale(key)}
     metadata |= recipe.metadata
@@ -84,7 +84,7 @@ def custom_manifest(
         "base_avatar_id": base_id,
         "source_image_hash": portrait.sha256,
         "source_image_path": recipe.picture_paths[0],
-        "mouth_polygon_source": "unavailable",
+        "mouth_polygon_source": UNAVAILABLE,
         "portrait_checks": report.metadata(),
     }
     if mouth is not None:

@@ -1,4 +1,4 @@
-"""DetectedMouth: what a mouth detector found in a portrait."""
+"""What a mouth detector found in a portrait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 
 class DetectedMouth(NamedTuple):
-    """Where the mouth is, the plugin that found it, and the quality of the face's pixels, if it could be measured."""
+    """What a mouth detector found in a portrait.
+
+    Args:
+        landmarks: where the mouth is.
+        detector: the name of the plugin that found the mouth.
+        quality: of the face's pixels; None if they could not be measured.
+    """
 
     landmarks: MouthLandmarks
     detector: str

@@ -1,6 +1,6 @@
-"""Portraits drawn by code: the demo's avatars, and pictures whose mouth is known for testing detectors.
+"""Draw portraits: avatars for the demo, and pictures with a known mouth for testing detectors.
 
-Nothing is loaded and nothing is random: the same arguments give the same pixels.
+No file is loaded and nothing is random: the same arguments give the same pixels.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class DrawnPortrait:
     mouth_ry: float
 
 
-# All shapes are in face units: x and y in widths of the face, from the middle of the head, y downwards. Where a shape
-# is its own mirror image, only the half with x >= 0 is listed, from top to bottom.
+# All shapes are in face units: x and y in widths of the face, from the middle of the head, y downwards. Of a symmetric
+# shape only the half with x >= 0 is listed, from top to bottom.
 _HEAD = [(0, -0.66), (0.3, -0.6), (0.46, -0.36), (0.5, -0.02), (0.45, 0.28), (0.31, 0.52), (0.13, 0.65), (0, 0.67)]
 _NECK = [(0.24, 0.2), (0.235, 0.66), (0.27, 0.84), (0.42, 0.96), (0.2, 1.12), (0, 1.17)]
 _SHIRT = [(0, 1.07), (0.14, 1.04), (0.24, 0.95), (0.3, 0.855), (0.4, 0.89), (0.72, 0.99), (0.96, 1.17), (1.1, 1.6),
@@ -207,12 +207,12 @@ def draw_portrait(
 
 
 def _mirror(half: Sequence[Point]) -> list[Point]:
-    """The smooth closed outline of which `half` is the right side."""
+    """Return the smooth, closed, symmetric outline whose right side is `half`."""
     return _smooth([*half, *((-x, y) for x, y in reversed(half) if x > 0)])
 
 
 def _smooth(points: Sequence[Point], steps: int = 10) -> list[Point]:
-    """A closed Catmull-Rom spline through `points`."""
+    """Return a closed Catmull-Rom spline through `points`."""
     curve: list[Point] = []
     for i in range(len(points)):
         a, b, c, d = (points[(i + k) % len(points)] for k in (-1, 0, 1, 2))

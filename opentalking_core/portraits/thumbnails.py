@@ -5,34 +5,33 @@ from __future__ import annotations
 import io
 from typing import Literal
 
-from PIL import Image
-
-from .picture import MAX_PIXELS, decode_portrait
+from .picture import open_picture
 
 ThumbnailFormat = Literal["PNG", "WEBP"]
 
+#: The format's own limit.
+MAX_WEBP_SIDE_PIXELS = 16383
+
 
 def make_thumbnail(data: bytes, width: int, image_format: ThumbnailFormat) -> bytes | None:
-    """Encode a smaller copy of a preview, with the preview's proportions.
-
-    Args:
-        data: the preview.
-        width: of the copy, in pixels.
-        image_format: of the copy.
+    """Return a stored preview, upright and in sRGB, at most `width` pixels wide, in its proportions.
 
     Returns:
-        None if the preview isn't wider than `width`.
+        The encoded picture, transparent where the preview is. None if the preview is good enough as it is: not wider,
+        and a PNG was asked for.
 
     Raises:
         InvalidRequest: the preview can't be decoded.
     """
-    original = decode_portrait(data, MAX_PIXELS, MAX_PIXELS)
-    if original.shape[1] <= width:
-        return None
-    height = max(1, round(original.shape[0] * width / original.shape[1]))
-    thumbnail = Image.fromarray(original).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    with open_picture(data) as picture:
+        original_width, original_height = picture.size
+        if original_width <= width:
+            if image_format == "PNG" or original_height > MAX_WEBP_SIDE_PIXELS:
+                return None
+            width = original_width
+        thumbnail = picture.render((width, max(1, round(original_height * width / original_width))))
     file = io.BytesIO()
-    # WebP's method 2 of 6 encodes a thumbnail in a few milliseconds, within a few percent of the default's size.
+    # Method 2 of 6 encodes a thumbnail in a few milliseconds, within a few percent of the default's size.
     options = {"quality": 80, "method": 2} if image_format == "WEBP" else {}
     thumbnail.save(file, image_format, **options)
     return file.getvalue()

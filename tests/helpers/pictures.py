@@ -1,4 +1,4 @@
-"""Pictures that were made to hurt: what decoders have crashed, hung or run out of memory on over the years."""
+"""Hostile pictures: inputs on which decoders have crashed, hung or run out of memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def picture(file_format: str, mode: str = "RGB", size: tuple[int, int] = (48, 64
 
 
 def chunk(kind: bytes, data: bytes, crc: int | None = None) -> bytes:
-    """A PNG chunk."""
+    """Return a PNG chunk."""
     crc = zlib.crc32(kind + data) if crc is None else crc
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
 
@@ -33,18 +33,18 @@ def ihdr(width: int, height: int, depth: int = 8, colour: int = 2, rest: tuple[i
 
 
 def png(*chunks: bytes, size: tuple[int, int] = (8, 8)) -> bytes:
-    """A PNG with chunks between its header and its pixels."""
+    """Return a PNG that holds `chunks` between its header and its pixels."""
     pixels = zlib.compress((b"\0" + b"\x80" * 3 * size[0]) * size[1])
     return PNG + ihdr(*size) + b"".join(chunks) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def riff(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a WebP."""
+    """Return a chunk of a WebP."""
     return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
 def bomb(megabytes: int) -> bytes:
-    """So many MiB of zero bytes, deflated a thousandfold: one MiB, repeated."""
+    """Return `megabytes` MiB of zero bytes, deflated to a thousandth: one deflated MiB, repeated."""
     deflate = zlib.compressobj(9, wbits=-15)
     block = deflate.compress(bytes(_MEGA)) + deflate.flush(zlib.Z_FULL_FLUSH)
     checksum = (megabytes * _MEGA % 65521) << 16 | 1  # Adler-32 of zeros
@@ -52,7 +52,7 @@ def bomb(megabytes: int) -> bytes:
 
 
 def hostile_pictures() -> Iterator[tuple[str, bytes]]:
-    """(what is wrong with it, its bytes), all below the limit of 10 MiB."""
+    """Yield pairs of a description and a picture's bytes, each below the upload limit of 10 MiB."""
     yield from _cut_and_damaged()
     yield from _pngs()
     yield from _jpegs()

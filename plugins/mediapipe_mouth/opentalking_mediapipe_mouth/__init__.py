@@ -1,4 +1,4 @@
-"""Finds mouths with MediaPipe's face landmarker. Importing this module loads neither MediaPipe nor OpenCV."""
+"""Locate mouths with MediaPipe's face landmarker. Importing this module loads neither MediaPipe nor OpenCV."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _detector = MouthDetector()
 
 @hookimpl
 def startup() -> None:
-    """Load MediaPipe and the model, if it is there; `detect_mouth` loads what comes later."""
+    """Load MediaPipe and the model file if the file exists; otherwise `detect_mouth` loads both later."""
     _detector.open()
 
 
 @hookimpl(tryfirst=True)  # the default detector: others that are installed are asked after this one
 def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
-    """Return the mouth of the largest face; None without a face, or while the model file isn't there."""
+    """Return the mouth of the largest face; None if there is no face or no model file."""
     return _detector.detect(image)
 
 
 @hookimpl
 def fetch_models() -> Iterable[Path]:
-    """Download face_landmarker.task unless it is there already."""
+    """Download face_landmarker.task unless the file exists."""
     return [model_file.fetch()]
 
 

