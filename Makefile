@@ -18,7 +18,7 @@ DEVELOPMENT := build hypothesis import-linter mypy pip-audit playwright pytest-x
 .PHONY: help install system-packages test-packages serve test lint soak docs bench wheels first-run
 
 help:  ## what you can make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 install: $(VENV)/.installed  ## install the host and the default plugins into .venv
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from .admission import UploadSlots
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
-from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
+from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
 from .catalog.scanning import ScanningCatalog
 from .connection import StoreConnection
@@ -58,8 +58,6 @@ MAX_NAME_CHARACTERS = 200
 
 #: How many ids to try for a new avatar. Each is a millisecond later than the one before.
 MAX_ID_ATTEMPTS = 1000
-
-_PREVIEW = "preview.png"
 
 #: How long the URL works that sends a client to the store for a preview.
 _PRESIGNED_URL_SECONDS = 300.0
@@ -142,7 +140,7 @@ class AvatarService:
 
     def cached_preview(self, avatar_id: str) -> CachedFile | None:
         """Return an avatar's preview.png if it is in memory and known to be fresh."""
-        return self._files.fresh(avatar_id, _PREVIEW)
+        return self._files.fresh(avatar_id, PREVIEW)
 
     @contextlib.asynccontextmanager
     async def manifest(self, avatar_id: str) -> AsyncIterator[StoredFile]:
@@ -153,7 +151,7 @@ class AvatarService:
     @contextlib.asynccontextmanager
     async def preview(self, avatar_id: str) -> AsyncIterator[StoredFile]:
         """Open an avatar's preview.png as it is stored. Raise NotFound or StoreUnavailable."""
-        async with self._file(avatar_id, _PREVIEW) as file:
+        async with self._file(avatar_id, PREVIEW) as file:
             yield file
 
     async def preview_url(self, avatar_id: str) -> str | None:
@@ -167,9 +165,9 @@ class AvatarService:
             return None
         await self._prepare_access(avatar_id)
         try:
-            return await self._store.presigned_url(avatar_id, _PREVIEW, _PRESIGNED_URL_SECONDS)
+            return await self._store.presigned_url(avatar_id, PREVIEW, _PRESIGNED_URL_SECONDS)
         except NotFound:
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {_PREVIEW}") from None
+            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
         """Return an avatar's preview, at most `width` pixels wide.

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from opentalking_core.portraits.icc import write_profile
-from opentalking_core.portraits.picture import decode_portrait, make_thumbnail
+from opentalking_core.portraits.picture import decode_portrait
+from opentalking_core.portraits.thumbnails import make_thumbnail
 
 from .helpers.pictures import chunk
 

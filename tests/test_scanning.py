@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from opentalking_core import StoreUnavailable
 from opentalking_core.catalog.scanning import ScanningCatalog
 from opentalking_core.metrics import Metrics
 
@@ -52,6 +53,25 @@ def test_pause_between_scans_grows_with_the_time_to_list_the_bundles() -> None:
     async def scan_once() -> None:
         # The clock jumps 1,000 s when a scan begins, so the next scan is due 2,000 s later.
         catalog = catalog_over(store, lambda: time.monotonic() + 1000 * store.scans)
+        catalog.start()
+        try:
+            await until(lambda: catalog.status().is_complete)
+            await asyncio.sleep(0.1)
+        finally:
+            await catalog.stop()
+
+    asyncio.run(scan_once())
+    assert store.scans == 1
+
+
+def test_pause_between_scans_counts_reads_that_fail() -> None:
+    store = WatchedStore()
+    store.put("anna", "ben")
+    store.broken["open anna/manifest.json"] = StoreUnavailable("the server is down")
+
+    async def scan_once() -> None:
+        # The clock jumps 1,000 s when a manifest is opened, so the next scan is due 2,000 s later.
+        catalog = catalog_over(store, lambda: time.monotonic() + 1000 * len(store.opened))
         catalog.start()
         try:
             await until(lambda: catalog.status().is_complete)

@@ -153,6 +153,15 @@ def test_finish_inside_timeout_becomes_timeout_error() -> None:
 # -- concurrently
 
 
+@pytest.mark.parametrize("limit", [0, -1])
+def test_concurrently_rejects_limit_below_one(limit: int) -> None:
+    async def work(item: int) -> None:
+        raise AssertionError(item)
+
+    with pytest.raises(ValueError, match=f"limit is {limit}"):
+        asyncio.run(concurrently([1], work, limit))
+
+
 def test_concurrently_calls_function_once_per_item_and_keeps_limit() -> None:
     seen: list[int] = []
     running = most = 0

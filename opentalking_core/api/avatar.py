@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import falcon
 
 from .. import errors
-from .files import answer_file
+from .files import answer_stored_file
 from .operation import (
     FILE_HEADERS,
     REQUEST_HEADERS,
@@ -20,7 +19,6 @@ from .operation import (
     range_responses,
     schema_reference,
 )
-from .replay import replay_while
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,13 +71,9 @@ class AvatarResource:
         self._service = service
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        if cached := self._service.cached_manifest(avatar_id):
-            replay_while(req, cached, functools.partial(self._service.cached_manifest, avatar_id))
-            answer_file(req, resp, cached, falcon.MEDIA_JSON)
-            return
-        async with contextlib.AsyncExitStack() as stack:
-            file = await stack.enter_async_context(self._service.manifest(avatar_id))
-            answer_file(req, resp, file, falcon.MEDIA_JSON, stack)
+        cached = functools.partial(self._service.cached_manifest, avatar_id)
+        opened = functools.partial(self._service.manifest, avatar_id)
+        await answer_stored_file(req, resp, cached, opened, falcon.MEDIA_JSON)
 
     on_head = on_get
 

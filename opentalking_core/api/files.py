@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import falcon
 
 from ..catalog.file_cache import CachedFile
 from .conditional import answer_not_modified, requested_range
+from .replay import replay_while
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from falcon.asgi import Request, Response
 
     from ..bundles.store import FileReader
     from ..service import StoredFile
+
+
+async def answer_stored_file(
+    req: Request,
+    resp: Response,
+    cached: Callable[[], CachedFile | None],
+    opened: Callable[[], contextlib.AbstractAsyncContextManager[StoredFile]],
+    content_type: str,
+) -> None:
+    """Answer with a file from memory if it is known to be fresh there, else from the store.
+
+    Args:
+        req: the request.
+        resp: the response to fill in.
+        cached: returns the file in memory; the response is replayed while it returns the same one.
+        opened: opens the file in the store.
+        content_type: of the file.
+    """
+    if file := cached():
+        replay_while(req, file, cached)
+        answer_file(req, resp, file, content_type)
+        return
+    async with contextlib.AsyncExitStack() as stack:
+        answer_file(req, resp, await stack.enter_async_context(opened()), content_type, stack)
 
 
 def answer_file(

@@ -32,6 +32,7 @@ EXAMPLES: dict[type[errors.OpenTalkingError], str] = {
     errors.Overloaded: "32 uploads are being worked on already; try again",
     errors.StoreUnavailable: "the folder /srv/avatars can't be read: Permission denied",
     errors.StoreFull: "the disk is full: nothing was written",
+    errors.WorkersUnavailable: "worker processes can't be started (Resource temporarily unavailable); try again",
 }
 
 

@@ -95,6 +95,7 @@ class CustomAvatarsResource(_PortraitResource[AvatarForm]):
                 errors.InvalidRequest,
                 errors.TooLarge,
                 errors.Overloaded,
+                errors.WorkersUnavailable,
                 errors.NotFound,
                 errors.StoreUnavailable,
                 errors.StoreFull,
@@ -122,7 +123,7 @@ class PortraitCheckResource(_PortraitResource[bytes]):
             description="Whether the portrait is fit to become an avatar; nothing is stored. A check that the mouth "
             "detector can't make says null, and does not fail the portrait.",
             responses={200: json_response(schema_reference("PortraitReport"), _REPORT_EXAMPLE)},
-            errors=(errors.InvalidRequest, errors.TooLarge, errors.Overloaded),
+            errors=(errors.InvalidRequest, errors.TooLarge, errors.Overloaded, errors.WorkersUnavailable),
             form=image_form(),
         )
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,7 +9,7 @@ import falcon
 
 from .. import errors
 from .conditional import accepts
-from .files import answer_file
+from .files import answer_file, answer_stored_file
 from .operation import (
     FILE_HEADERS,
     REQUEST_HEADERS,
@@ -22,7 +21,6 @@ from .operation import (
     response,
 )
 from .query import read_integer
-from .replay import replay_while
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +48,7 @@ class PreviewResource:
                 307: response("The store hands out the preview.", headers=("Location", "Cache-Control")),
                 **range_responses("image/png", "image/webp"),
             },
-            errors=(errors.InvalidRequest, errors.NotFound, errors.StoreUnavailable),
+            errors=(errors.InvalidRequest, errors.NotFound, errors.StoreUnavailable, errors.WorkersUnavailable),
             parameters=(
                 query_parameter(
                     "width",
@@ -79,12 +77,8 @@ class PreviewResource:
             resp.location = url
             resp.cache_control = ["no-store"]
             return
-        if cached := self._service.cached_preview(avatar_id):
-            replay_while(req, cached, functools.partial(self._service.cached_preview, avatar_id))
-            answer_file(req, resp, cached, falcon.MEDIA_PNG)
-            return
-        async with contextlib.AsyncExitStack() as stack:
-            file = await stack.enter_async_context(self._service.preview(avatar_id))
-            answer_file(req, resp, file, falcon.MEDIA_PNG, stack)
+        cached = functools.partial(self._service.cached_preview, avatar_id)
+        opened = functools.partial(self._service.preview, avatar_id)
+        await answer_stored_file(req, resp, cached, opened, falcon.MEDIA_PNG)
 
     on_head = on_get

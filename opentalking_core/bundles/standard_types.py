@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Problem
 from .model_type import PortraitRecipe
+from .store import PREVIEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ def _reference(bundle: AvatarBundle) -> bool:
 
 
 _WAV2LIP_RECIPE = PortraitRecipe(
-    ("reference.png", "preview.png", "frames/frame_00000.png"),
+    ("reference.png", PREVIEW, "frames/frame_00000.png"),
     {"reference_mode": "image", "frame_dir": "frames"},
 )
 

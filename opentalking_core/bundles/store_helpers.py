@@ -71,8 +71,14 @@ async def concurrently(items: Iterable[T], function: Callable[[T], Awaitable[Non
     Args:
         items: an iterable, advanced only when an item can be worked on.
         function: what to do with an item.
-        limit: number of items that are worked on at the same time.
+        limit: number of items that are worked on at the same time, at least 1.
+
+    Raises:
+        ValueError: the limit is less than 1.
+        Exception: the first that `function` raises.
     """
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; at least one item must be worked on at a time")
     remaining = iter(items)
 
     async def drain() -> None:

@@ -77,7 +77,7 @@ class ScanningCatalog:
         self._modified = time.time()
         self._refreshing = asyncio.Lock()
         self._refresh_started = float("-inf")
-        self._list_seconds = 0.0  # how long the last scan took to list the bundles, without reading manifests
+        self._store_seconds = 0.0  # how long the last scan took to list the bundles; with the reads, if any failed
         self._changed_during_scan: set[str] = set()  # ids created or deleted here since the last scan began
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_complete = False
@@ -146,7 +146,7 @@ class ScanningCatalog:
     async def _scan_periodically(self) -> None:
         while True:
             await self.refresh()
-            await asyncio.sleep(max(self._refresh_seconds, self._list_seconds / self._max_scan_share))
+            await asyncio.sleep(max(self._refresh_seconds, self._store_seconds / self._max_scan_share))
 
     async def _freshen(self) -> None:
         """Wait for a scan that begins now, but for no longer than REFRESH_WAIT_SECONDS."""
@@ -196,6 +196,8 @@ class ScanningCatalog:
                 self._set(bundle.avatar_id, entry)
 
         await concurrently(changed, update, MAX_CONCURRENT_READS)
+        if failures:  # the next scan reads these manifests again, and a store in trouble needs the pause
+            self._store_seconds = self._clock() - self._refresh_started
         # If one manifest can't be read, that avatar is broken. If none can be read, the store is.
         if failures and len(failures) == len(found):
             first = failures[0]
@@ -214,7 +216,7 @@ class ScanningCatalog:
                 if entry is None or entry.version != bundle.version:
                     changed.append(bundle)
         finally:
-            self._list_seconds = self._clock() - started
+            self._store_seconds = self._clock() - started
         return found, changed
 
     async def _read(self, bundle: BundleVersion, failures: list[Exception]) -> Entry | None:

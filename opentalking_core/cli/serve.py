@@ -15,6 +15,8 @@ import typer
 
 from .options import Store
 
+_MAX_PORT = 65535
+
 #: How many files and connections the process may have open, if the system allows it.
 _MAX_OPEN_FILES = 65536
 
@@ -68,20 +70,20 @@ def serve(
 
 
 def _check_port(host: str, port: int) -> None:
-    """End the command with a sentence if the port can't be listened on; uvicorn's error comes late and is technical."""
+    """End the command with a sentence if the port can't be listened on; uvicorn would say it last, and in its words."""
     from .output import fail
 
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
     except OSError as error:
-        remedy = "is a server running already?" if error.errno == errno.EADDRINUSE else "correct --host or --port."
-        fail(
-            f"{host}:{port} can't be listened on ({error.strerror}): {remedy}"
-            f" Another port: `--port {port + 1}`, or `make serve PORT={port + 1}`"
-        )
+        remedy = "correct --host or --port"
+        if error.errno == errno.EADDRINUSE:
+            other = port + 1 if port < _MAX_PORT else port - 1
+            remedy = f"is a server running already? Another port: `--port {other}`, or `make serve PORT={other}`"
+        fail(f"{host}:{port} can't be listened on ({error.strerror}): {remedy}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -51,5 +51,5 @@ def import_mediapipe() -> ModuleType:
         for name in _DRAWING:
             sys.modules.pop(f"{_VISION}.{name}", None)
     for name in _DRAWING:
-        delattr(sys.modules[_VISION], name)
+        vars(sys.modules[_VISION]).pop(name, None)
     return mediapipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import gc
 import importlib.util
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -250,25 +251,31 @@ def test_report_problems_notices_libraries_installed_later(monkeypatch: pytest.M
     assert detector.missing_software() == ()
 
 
-#: Detect a mouth in a fresh process and print which drawing libraries were imported.
-_FRESH_PROCESS = """
-import sys
+#: Detect a mouth in a worker process and print which drawing libraries were imported.
+_WORKER_PROCESS = """
+import multiprocessing, sys
 import numpy as np
 import opentalking_mediapipe_mouth as plugin
 from opentalking_core.portraits.drawn import draw_portrait
 
-path_before = list(sys.path)
-plugin.startup()
-assert plugin.detect_mouth(np.asarray(draw_portrait().image)) is not None
-print(*sorted({"cv2", "matplotlib"} & sys.modules.keys()))
-assert sys.path == path_before
-plugin.shutdown()
+def work():
+    path_before = list(sys.path)
+    plugin.startup()
+    assert plugin.detect_mouth(np.asarray(draw_portrait().image)) is not None
+    print(*sorted({"cv2", "matplotlib"} & sys.modules.keys()), flush=True)
+    assert sys.path == path_before
+    plugin.shutdown()
+
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+sys.exit(worker.exitcode)
 """
 
 
-def test_detect_fresh_process_needs_no_drawing_libraries_and_prints_nothing(model: Path) -> None:
+def test_detect_in_worker_process_needs_no_drawing_libraries_and_prints_nothing(model: Path) -> None:
     """If this fails after an update of MediaPipe, adapt `drawing.py` to what the package imports."""
-    done = subprocess.run([sys.executable, "-c", _FRESH_PROCESS], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", _WORKER_PROCESS], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
@@ -281,14 +288,22 @@ def test_import_mediapipe_leaves_drawing_helpers_importable(plugin: ModuleType) 
 
 
 def test_native_log_logs_native_lines_and_writes_others(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(multiprocessing, "parent_process", object)
     caplog.set_level("DEBUG")
+    others = "INFO:     127.0.0.1 - GET /avatars 200\nINFO: a line of another thread\n"
     with native_lines_as_debug_log():
         os.write(2, b"W0000 00:00:1795.900442 6335 face_landmarker_graph.cc:181] Sets acceleration.\n")
-        os.write(2, b"a line of another thread\n")
-    assert capfd.readouterr().err == "a line of another thread\n"
+        os.write(2, others.encode())
+    assert capfd.readouterr().err == others
     assert "Sets acceleration." in caplog.text
+
+
+def test_native_log_redirects_nothing_outside_worker_processes(capfd: pytest.CaptureFixture[str]) -> None:
+    with native_lines_as_debug_log():
+        os.write(2, b"W0000 00:00:1795.900442 6335 face_landmarker_graph.cc:181] Sets acceleration.\n")
+        assert "Sets acceleration." in capfd.readouterr().err
 
 
 def test_open_without_shared_library_names_the_library(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
