@@ -56,7 +56,7 @@ def section(heading: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_generated_parts_are_up_to_date(page: Path) -> None:
+def test_generated_part_of_a_page_is_up_to_date(page: Path) -> None:
     """If this fails, run `python docs/generate.py`."""
     generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]
     text = page.read_text("utf-8")

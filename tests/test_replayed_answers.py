@@ -293,7 +293,7 @@ def test_edits_by_hand_show_as_soon_as_in_first_time_responses(
 
 
 @pytest.mark.usefixtures("anna")
-def test_each_tag_belongs_to_one_body(
+def test_tag_belongs_to_one_body_only(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle, replay_counts: Counter[str]
 ) -> None:
     bodies: dict[tuple[str, str], bytes] = {}
