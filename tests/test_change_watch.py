@@ -27,7 +27,6 @@ class FakeStore:
         self.time += 1
 
     def scan(self) -> None:
-        """Scan successfully."""
         self.watch.end_scan(self.watch.begin_scan())
         self.time += 1
 

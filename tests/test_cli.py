@@ -93,7 +93,7 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def black(tmp_path: Path) -> Path:
-    """A picture that nobody sees a mouth in."""
+    """Write a black picture, in which no detector finds a mouth."""
     Image.new("RGB", (400, 500)).save(tmp_path / "black.png")
     return tmp_path / "black.png"
 
@@ -242,7 +242,7 @@ def test_environment_names_the_server_or_the_store(run: Run, avatars: Path, monk
 def test_wrong_server_address_is_named(run: Run) -> None:
     for address in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:many"):
         assert f"{address!r} is not the address of a server" in run("list", "--server", address).stderr
-    with socket.socket() as silent:  # bound, but nobody listens
+    with socket.socket() as silent:  # bound, but not listening
         silent.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         failed = run("list", "--server", url)

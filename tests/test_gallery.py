@@ -114,7 +114,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def put_bundle(put_bundle: PutBundle) -> Iterator[PutBundle]:
-    """Like the shared fixture, but in another thread, because Playwright runs an event loop in this thread."""
+    """Put bundles from another thread, because Playwright runs an event loop in this thread."""
     with ThreadPoolExecutor(1) as thread:
         yield lambda *args, **more: thread.submit(put_bundle, *args, **more).result()
 

@@ -466,7 +466,7 @@ class Failing:
 
 
 class Exiting:
-    """As one does that was written as a program: SystemExit is no Exception."""
+    """A plugin that calls sys.exit, as a program does. SystemExit is not an Exception."""
 
     @hookimpl
     def startup(self) -> None:

@@ -94,7 +94,7 @@ class Machine:
         return done.returncode == 0
 
     def must_run(self, line: str, log: str, *, user: str | None = None) -> None:
-        """As `run`, but end the program if it fails."""
+        """Call `run`, and end the program if the command fails."""
         if not self.run(line, log, user=user):
             sys.exit(f"`{line}` failed: {self.log(log)}")
 

@@ -26,7 +26,7 @@ _EXAMPLE = {
 
 
 class HealthResource:
-    """Answers 200 if avatars can be served, else 503. Where reading is protected, only readers see more than that."""
+    """Answers 200 if avatars can be served, else 503. If reading is protected, only readers see the details."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": Operation(
@@ -54,7 +54,7 @@ class HealthResource:
 
 
 class HealthzResource(HealthResource):
-    """Serves the same at /healthz, the path of the examples of Kubernetes."""
+    """Answers like /health at /healthz, the path that examples for Kubernetes use."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": dataclasses.replace(HealthResource.operations["GET"], id="get_healthz", alias_of="get_health")
