@@ -67,14 +67,14 @@ def upload(service: httpx.Client, portrait: bytes, base: str = "base") -> str:
 
 @pytest.fixture
 def avatars(tmp_path: Path) -> Path:
-    """An empty folder for bundles."""
+    """Return an empty folder for bundles."""
     (folder := tmp_path / "avatars").mkdir()
     return folder
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder on the same disk, to move bundles from and to."""
+    """Return a folder on the same disk, to move bundles from and to."""
     (folder := tmp_path / "elsewhere").mkdir()
     return folder
 

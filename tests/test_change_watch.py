@@ -33,7 +33,7 @@ class FakeStore:
 
 @pytest.fixture
 def store() -> FakeStore:
-    """A store that has been scanned once."""
+    """Return a store that has been scanned once."""
     store = FakeStore()
     store.scan()
     return store

@@ -121,7 +121,7 @@ def put_bundle(put_bundle: PutBundle) -> Iterator[PutBundle]:
 
 @pytest.fixture
 def open_page(browser: Browser, service: httpx.Client) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens the gallery. Any complaint on the page's console fails the test."""
+    """Return a function that opens the gallery. An error on the page's console fails the test."""
     complaints: list[str] = []
     contexts = []
 
