@@ -22,6 +22,7 @@ _EXAMPLE = {
     "store": {"plugin": "local_storage", "url": "file:///srv/avatars", "ok": True, "problem": None, "avatars": 2,
               "stale": False},
     "detectors": [{"plugin": "mediapipe_mouth", "ok": True, "problem": None}],
+    "plugins": {"lips": ["ModuleNotFoundError: No module named 'torch'"]},
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ class HealthResource:
             id="get_health",
             tag="service",
             summary="Does it work?",
-            description="Which store and detectors are in use, and whether each works.",
+            description="Which store and detectors are in use, whether each works, and what other plugins report.",
             responses={
                 200: json_response(schema_reference("Health"), _EXAMPLE),
                 503: json_response(schema_reference("Health"), {**_EXAMPLE, "status": "unavailable"}),
