@@ -33,7 +33,6 @@ class Server:
     started: float  # time.perf_counter() just before the program was started
 
     def url(self, path: str) -> str:
-        """Return the URL of a path."""
         return f"http://127.0.0.1:{self.port}{path}"
 
     def get(self, path: str) -> httpx.Response:

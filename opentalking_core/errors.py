@@ -11,7 +11,7 @@
     ├── InvalidURL              a bundle store's URL is wrong
     ├── Overloaded              more work than the machine can do; try again                     503
     ├── WorkersUnavailable      no worker process can be had at the moment; try again            503
-    ├── StoreUnavailable        the backend can't be reached or refuses us; try again            503
+    ├── StoreUnavailable        the backend can't be reached or denies access; try again        503
     ├── StoreFull               the backend has no room left                                     507
     └── PluginError             a plugin can't be loaded, or breaks its contract
 
@@ -84,7 +84,7 @@ class InvalidURL(OpenTalkingError):
 
 
 class _TryAgain(OpenTalkingError):
-    """`retry_after` says in how many seconds it is worth trying again."""
+    """Base of errors that may go away. `retry_after` says after how many seconds to try again."""
 
     def __init__(self, message: str, *, retry_after: int = 5) -> None:
         super().__init__(message)
@@ -100,7 +100,7 @@ class WorkersUnavailable(_TryAgain):
 
 
 class StoreUnavailable(_TryAgain):
-    """The store's backend can't be reached, refuses us or failed."""
+    """The store's backend can't be reached, denies access, or failed."""
 
 
 class StoreFull(OpenTalkingError):

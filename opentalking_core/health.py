@@ -1,4 +1,4 @@
-"""What GET /health says, and how the parts' states make up the whole."""
+"""What GET /health says, and how it follows from the state of the store and the plugins."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ class Health(TypedDict):
     """Whether the service works.
 
     Args:
-        status: `ok`; `degraded`: avatars are served, but not all is well; `unavailable`: the store doesn't answer.
-        store: the bundle store; like `detectors`, left out for strangers where reading needs a key.
+        status: `ok`; `degraded`: avatars are served, but something else doesn't work; `unavailable`: the store doesn't
+            answer.
+        store: the bundle store. If reading is protected, only readers get this field and the next ones.
         detectors: the mouth detectors, in the order in which they are asked.
         plugins: what keeps other plugins from working, one sentence each, by plugin: failed imports and hooks. The
             status doesn't depend on them.
@@ -64,7 +65,7 @@ class Health(TypedDict):
 
 
 def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]]) -> Health:
-    """Return the whole's health. Without any working detector, the service is degraded.
+    """Return the health of the service. Without a working detector, the service is degraded.
 
     Args:
         store: the store's health.

@@ -23,8 +23,8 @@ _BUCKET_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 class RequestTimes(Collector):
     """A histogram of requests.
 
-    It replaces the library's own, which locks and looks up its labels anew each time: 0.3 instead of 1.8 microseconds
-    on each request, which counts where a list out of memory takes a few dozen.
+    The histogram of the library takes a lock and looks up its labels for each request, which takes 1.8 microseconds
+    instead of 0.3. A list out of memory takes a few dozen microseconds in all.
     """
 
     def __init__(self) -> None:

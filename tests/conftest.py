@@ -45,7 +45,7 @@ class DeleteBundle(Protocol):
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody's shell sets for their own service must not change what the tests see."""
+    """Remove settings of the developer's shell, so that they don't change the results of tests."""
     for name in os.environ:
         if name.startswith("OPENTALKING_") and name != "OPENTALKING_FACE_LANDMARKER_MODEL":
             monkeypatch.delenv(name)
@@ -80,14 +80,14 @@ def real_detectors() -> None:
 
 @pytest.fixture
 def folder_store(request: pytest.FixtureRequest) -> None:
-    """For tests of what only a folder can be: odd files that people drop into it."""
+    """Skip the test if its store is not a folder."""
     if request.config.getoption("--store-url"):
         pytest.skip("is about a local folder, and --store-url names another store")
 
 
 @pytest.fixture
 def delete_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -> DeleteBundle:
-    """Deletes bundles of the store, as another process would."""
+    """Return a function that deletes a bundle of the store, as another process would."""
     host = PluginHost().load()
 
     async def delete_there(avatar_id: str) -> None:
@@ -102,7 +102,7 @@ def delete_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -
 
 @pytest.fixture(scope="session")
 def portrait() -> bytes:
-    """A small JPEG."""
+    """Return a small JPEG."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize((48, 64)).convert("RGB").save(file, "JPEG")
     return file.getvalue()
@@ -110,14 +110,14 @@ def portrait() -> bytes:
 
 @pytest.fixture
 def base(put_bundle: PutBundle) -> str:
-    """The id of a wav2lip avatar to make others from."""
+    """Create a wav2lip avatar that can be a base, and return its id."""
     put_bundle("demo-wav2lip", {"model_type": "wav2lip", "fps": 30, "metadata": {"wav2lip_postprocess": "easy"}})
     return "demo-wav2lip"
 
 
 @pytest.fixture
 def post_portrait(service: httpx.Client, base: str, portrait: bytes) -> PostPortrait:
-    """Posts portraits on `base`."""
+    """Return a function that posts a portrait, by default with `base`."""
 
     def post(
         image: bytes | None = portrait,

@@ -266,7 +266,7 @@ def test_start_fails_if_can_authorize_returns_no_bool(store_url: str) -> None:
         pass
 
 
-def test_a_plugin_that_is_never_asked_is_mentioned(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_plugin_that_is_never_asked_is_mentioned(store_url: str, caplog: pytest.LogCaptureFixture) -> None:
     with running_service(store_url, plugins={"team": Team()}) as client:
         assert client.get("/avatars").status_code == 200
     assert "plugin team implements `authorize` but is never called" in caplog.text

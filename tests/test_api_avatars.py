@@ -119,7 +119,7 @@ def test_missing_name_falls_back_to_the_id(service: httpx.Client, put_bundle: Pu
     assert service.get("/avatars").json()[0]["name"] == "anna"
 
 
-def test_a_manifest_without_name_version_and_metadata_is_listed(service: httpx.Client, put_bundle: PutBundle) -> None:
+def test_manifest_without_name_version_and_metadata_is_listed(service: httpx.Client, put_bundle: PutBundle) -> None:
     manifest = example_manifest("anna")
     for optional in ("name", "version", "metadata"):
         del manifest[optional]

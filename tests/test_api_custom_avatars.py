@@ -406,7 +406,7 @@ def test_create_rejects_background_removal(service: httpx.Client, post_portrait:
 
 
 @pytest.mark.parametrize("value", ["false", "False", "0", "no", "off", ""])
-def test_create_accepts_no_background_removal(post_portrait: PostPortrait, value: str) -> None:
+def test_create_accepts_background_removal_that_is_off(post_portrait: PostPortrait, value: str) -> None:
     assert post_portrait(remove_background=value).status_code == 200
 
 

@@ -67,14 +67,14 @@ def upload(service: httpx.Client, portrait: bytes, base: str = "base") -> str:
 
 @pytest.fixture
 def avatars(tmp_path: Path) -> Path:
-    """An empty folder for bundles."""
+    """Return an empty folder for bundles."""
     (folder := tmp_path / "avatars").mkdir()
     return folder
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A folder on the same disk, to move bundles from and to."""
+    """Return a folder on the same disk, to move bundles from and to."""
     (folder := tmp_path / "elsewhere").mkdir()
     return folder
 
@@ -334,7 +334,7 @@ def test_manifest_written_in_two_steps_is_listed(avatars: Path) -> None:
 
 
 @pytest.mark.parametrize("replace", [False, True], ids=["in place", "by a rename"])
-def test_edit_is_served(avatars: Path, replace: bool) -> None:
+def test_edited_manifest_is_served(avatars: Path, replace: bool) -> None:
     """The edit keeps size and time, as `cp -p` and `rsync -t` do."""
     home = write_bundle(avatars / "anna", {"preview.png": b"old"}, name="Anna")
 
@@ -829,7 +829,7 @@ def test_concurrent_changes_end_in_a_correct_list(kind: str, avatars: Path, else
 # -- several processes
 
 
-def test_processes_over_one_folder_serve_the_same(avatars: Path, portrait: bytes) -> None:
+def test_processes_over_one_folder_serve_the_same_list(avatars: Path, portrait: bytes) -> None:
     write_bundle(avatars / "base", {"preview.png": b"png"}, model_type="wav2lip")
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         no_mouth = {"OPENTALKING_DISABLE_PLUGINS": "mediapipe_mouth", "OPENTALKING_PORTRAIT_WORKERS": "0"}

@@ -27,14 +27,13 @@ class FakeStore:
         self.time += 1
 
     def scan(self) -> None:
-        """Scan successfully."""
         self.watch.end_scan(self.watch.begin_scan())
         self.time += 1
 
 
 @pytest.fixture
 def store() -> FakeStore:
-    """A store that has been scanned once."""
+    """Return a store that has been scanned once."""
     store = FakeStore()
     store.scan()
     return store

@@ -45,7 +45,7 @@ def detect_mouth(image):
 
 @pytest.fixture(autouse=True)
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No real detector, no worker processes and an empty working directory."""
+    """Use no real detector, no worker processes and an empty working directory."""
     (tmp_path / "fake.py").write_text(DETECTOR)
     monkeypatch.setenv("OPENTALKING_PLUGINS", str(tmp_path / "fake.py"))
     monkeypatch.setenv("OPENTALKING_DISABLE_PLUGINS", "mediapipe_mouth")
@@ -55,13 +55,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run() -> Run:
-    """Runs a command in this process."""
+    """Run a command in this process."""
     return lambda *args, **options: CliRunner().invoke(app, [str(arg) for arg in args], **options)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo avatars, which take a second to draw."""
+    """Write the demo avatars once, because drawing takes a second."""
     folder = tmp_path_factory.mktemp("demo") / "avatars"
     assert CliRunner().invoke(app, ["demo", "--store", str(folder)]).exit_code == 0
     shutil.rmtree(folder / ".opentalking", ignore_errors=True)
@@ -70,13 +70,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def avatars(demo: Path, tmp_path: Path) -> Path:
-    """A folder with the demo avatars."""
+    """Return a folder with the demo avatars."""
     return shutil.copytree(demo, tmp_path / "demo")
 
 
 @pytest.fixture(params=["store", "server"])
 def where(request: pytest.FixtureRequest, avatars: Path) -> Iterator[tuple[str, ...]]:
-    """What a command is told about where the avatars are."""
+    """Return the options that name the store or the server."""
     if request.param == "store":
         yield ("--store", str(avatars))
     else:
@@ -86,20 +86,20 @@ def where(request: pytest.FixtureRequest, avatars: Path) -> Iterator[tuple[str, 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture that the fake detector sees a mouth in."""
+    """Write a picture in which the fake detector finds a mouth."""
     Image.new("RGB", (400, 500), "#c0a080").save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
 @pytest.fixture
 def black(tmp_path: Path) -> Path:
-    """A picture that nobody sees a mouth in."""
+    """Write a black picture, in which no detector finds a mouth."""
     Image.new("RGB", (400, 500)).save(tmp_path / "black.png")
     return tmp_path / "black.png"
 
 
 def checking(where: tuple[str, ...]) -> tuple[str, ...]:
-    """`where` for a command that needs no store."""
+    """Return `where` for a command that needs no store."""
     return where if where[0] == "--server" else ()
 
 
@@ -242,7 +242,7 @@ def test_environment_names_the_server_or_the_store(run: Run, avatars: Path, monk
 def test_wrong_server_address_is_named(run: Run) -> None:
     for address in ("localhost:8000", "ftp://localhost", "http://", "http://localhost:many"):
         assert f"{address!r} is not the address of a server" in run("list", "--server", address).stderr
-    with socket.socket() as silent:  # bound, but nobody listens
+    with socket.socket() as silent:  # bound, but not listening
         silent.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         failed = run("list", "--server", url)
@@ -316,7 +316,7 @@ def _manifest(avatar_id: str, **changes: object) -> bytes:
 
 
 def _findings(result: Result) -> dict[str, list[str]]:
-    """The statuses by check."""
+    """Return the statuses by check."""
     found: dict[str, list[str]] = {}
     for finding in json.loads(result.stdout):
         found.setdefault(finding["check"], []).append(finding["status"])

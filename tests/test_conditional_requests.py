@@ -338,7 +338,6 @@ def test_accept_encoding_decides_on_compression(service: httpx.Client) -> None:
 
 @pytest.mark.usefixtures("anna")
 def test_short_lists_and_pictures_are_not_compressed(service: httpx.Client) -> None:
-    """Short lists and pictures."""
     for path in PATHS:
         plain, compressed = ask(service, path), ask(service, path, GZIP)
         assert "content-encoding" not in compressed.headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import re
@@ -55,7 +56,7 @@ def section(heading: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_generated_parts_are_up_to_date(page: Path) -> None:
+def test_generated_part_of_a_page_is_up_to_date(page: Path) -> None:
     """If this fails, run `python docs/generate.py`."""
     generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]
     text = page.read_text("utf-8")
@@ -223,6 +224,28 @@ def test_guide_one_file_plugin_passes_its_test(tmp_path: Path, monkeypatch: pyte
         check=False,
     )
     assert "1 passed" in done.stdout, done.stdout
+
+
+def test_guide_helpers_for_stores_read_ranges_and_write_the_manifest_last(tmp_path: Path) -> None:
+    (code,) = [code for title, code in blocks(GUIDE) if title == "helpers.py"]
+    module = types.ModuleType("helpers")
+    exec(compile(code, "helpers.py", "exec"), module.__dict__)
+    content = bytes(2_500_000)
+    (tmp_path / "file").write_bytes(content)
+    written: list[str] = []
+
+    async def put(path: str, _: bytes) -> None:
+        written.append(path)
+
+    async def use() -> list[int]:
+        await module.create(put, "anna", {"manifest.json": b"{}", "preview.png": b"", "frames/0.png": b""})
+        with (tmp_path / "file").open("rb") as file:
+            return [len(chunk) async for chunk in module.chunks(file, 500_000)]
+
+    assert asyncio.run(use()) == [1_048_576, 951_424]
+    assert written == ["anna/preview.png", "anna/frames/0.png", "anna/manifest.json"]
+    with pytest.raises(ValueError, match="not a bundle"):
+        asyncio.run(module.create(put, "anna", {"preview.png": b""}))
 
 
 def test_guide_first_manifest_of_a_type_serves_as_a_base(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_broken_model_types_lose_only_their_own(name: str, store_url: str) -> No
 
 
 @pytest.mark.parametrize("hook", ["fetch_models", "report_problems", "startup", "shutdown"])
-def test_other_plugins_are_called_despite_a_failing_one(hook: str) -> None:
+def test_hook_of_other_plugins_is_called_despite_a_failing_one(hook: str) -> None:
     called = []
     host = PluginHost()
     for name in ("a", "c"):

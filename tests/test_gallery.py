@@ -114,14 +114,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def put_bundle(put_bundle: PutBundle) -> Iterator[PutBundle]:
-    """Like the shared fixture, but in another thread, because Playwright runs an event loop in this thread."""
+    """Put bundles from another thread, because Playwright runs an event loop in this thread."""
     with ThreadPoolExecutor(1) as thread:
         yield lambda *args, **more: thread.submit(put_bundle, *args, **more).result()
 
 
 @pytest.fixture
 def open_page(browser: Browser, service: httpx.Client) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens the gallery. Any complaint on the page's console fails the test."""
+    """Return a function that opens the gallery. An error on the page's console fails the test."""
     complaints: list[str] = []
     contexts = []
 
@@ -237,7 +237,7 @@ def test_avatar_without_mouth_says_so(
     assert page.locator("#detail-outlines polygon").count() == 0
 
 
-def test_portrait_checks_show_before_creation(
+def test_portrait_checks_of_a_photo_show_before_creation(
     open_page: Callable[..., Page], base: str, tmp_path: Path, fake_mouth: FakeMouth
 ) -> None:
     assert fake_mouth.landmarks is not None
@@ -461,7 +461,7 @@ def test_upload_shows_progress_and_can_be_cancelled(
     assert page.get_by_role("button", name="Create avatar").is_visible()
 
 
-def test_nothing_is_wider_than_a_phone_screen(
+def test_gallery_on_a_phone_is_no_wider_than_the_screen(
     open_page: Callable[..., Page], put_bundle: PutBundle, base: str, photo: Path
 ) -> None:
     put_bundle("x" * 60, {"name": "W" * 90}, {"preview.png": picture(900, 500)})

@@ -47,7 +47,7 @@ class Install(Protocol):
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs plugins for the length of a test."""
+    """Return a function that installs plugins until the end of the test."""
     site = tmp_path / "site-packages"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
@@ -433,7 +433,7 @@ def test_landmarks_reject_points_that_are_no_mouth(points: list[tuple[float, flo
 
 
 class Living:
-    """Notes what is called."""
+    """Records which hooks are called."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -466,7 +466,7 @@ class Failing:
 
 
 class Exiting:
-    """As one does that was written as a program: SystemExit is no Exception."""
+    """A plugin that calls sys.exit, as a program does. SystemExit is not an Exception."""
 
     @hookimpl
     def startup(self) -> None:
@@ -544,7 +544,7 @@ def test_health_shows_what_a_detector_reports(store_url: str) -> None:
 
 
 class Slow:
-    """Its report takes its time, as one does that looks at files on a network."""
+    """A plugin with a slow report, as if it looked at files on a network."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -85,7 +85,7 @@ def test_create_with_any_name_succeeds_or_is_refused(server: httpx.Client, portr
         ANY_TEXT, st.sampled_from(["..", ".", "%2e%2e", "a/b", "\0", "CON", "base\0", "BASE", ".opentalking"])
     )
 )
-def test_any_id_of_no_avatar_is_not_found(server: httpx.Client, avatar_id: str) -> None:
+def test_id_of_no_avatar_is_not_found(server: httpx.Client, avatar_id: str) -> None:
     path = quote(avatar_id.encode("utf-8", "surrogatepass"), safe="")
     for method, suffix in (("GET", ""), ("GET", "/preview"), ("DELETE", ""), ("GET", "/preview?width=64")):
         if path and avatar_id not in (".", "..", "base", "custom", "check"):

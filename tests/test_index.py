@@ -117,7 +117,7 @@ def test_changes_between_bulk_changes_keep_the_order() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6, 1000])
-def test_pages_together_are_the_list(limit: int) -> None:
+def test_pages_together_equal_the_list(limit: int) -> None:
     names = ["a", "a-1", "b", "z", "é"]
     snapshot = index_of(*names).snapshot()
     pages: list[list[str]] = []

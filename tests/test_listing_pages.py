@@ -61,7 +61,7 @@ def seven(put_bundle: PutBundle) -> list[str]:
 # -- pages
 
 
-def test_pages_together_are_the_list(service: httpx.Client, seven: list[str]) -> None:
+def test_pages_together_equal_the_list(service: httpx.Client, seven: list[str]) -> None:
     whole = service.get("/avatars")
     assert "link" not in whole.headers
     for limit in (1, 2, 3, 6, 7, 8, 1000):

@@ -1,4 +1,4 @@
-"""opentalking-core new-plugin: what it writes works as it is written."""
+"""opentalking-core new-plugin: the written package works without changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def new_plugin(*args: object) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The tests of a new plugin of each kind, running at the same time."""
+    """Start the tests of a new plugin of each kind, all at the same time."""
     processes = {}
     for kind in KINDS:
         folder = tmp_path_factory.mktemp(kind)

@@ -69,7 +69,7 @@ def test_document_without_description_of_a_method_raises() -> None:
         openapi_document({"/surprise": Undescribed()})
 
 
-def test_document_if_none_match_returns_304(service: httpx.Client) -> None:
+def test_document_responds_304_to_its_tag(service: httpx.Client) -> None:
     etag = service.get("/openapi.json").headers["ETag"]
     assert service.get("/openapi.json", headers={"If-None-Match": etag}).status_code == 304
 

@@ -199,7 +199,7 @@ def test_range_of_an_empty_file_responds_416(service: httpx.Client, content: byt
 
 
 @pytest.mark.parametrize("content", [b"x"], ids=["one byte"])
-def test_range_of_a_file_of_one_byte(service: httpx.Client, content: bytes) -> None:
+def test_range_of_a_file_of_one_byte_returns_that_byte(service: httpx.Client, content: bytes) -> None:
     for wanted in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-7", "bytes=0-7"):
         assert_part(part(service, wanted), b"x", 0, 1)
 

@@ -74,13 +74,13 @@ def anna(put_bundle: PutBundle) -> None:
 
 
 def shown(answer: Answer) -> tuple[int, dict[str, str], bytes]:
-    """Return what has to be the same in each response."""
+    """Return the part of a response that must be equal in all responses."""
     headers = {name: value for name, value in answer.headers.items() if name not in ("date", "x-request-id")}
     return answer.status, headers, answer.body
 
 
 def everywhere(answer: Answer, path: str) -> tuple[int, dict[str, str], bytes]:
-    """Return what has to be the same in each process. Processes notice changes of the list at different times."""
+    """Return the part that must be equal in all processes, which notice changes of the list at different times."""
     status, headers, body = shown(answer)
     if path.rstrip("/") == LIST:
         assert ("last-modified" in headers) == (status == 200)
@@ -293,7 +293,7 @@ def test_edits_by_hand_show_as_soon_as_in_first_time_responses(
 
 
 @pytest.mark.usefixtures("anna")
-def test_each_tag_belongs_to_one_body(
+def test_tag_belongs_to_one_body_only(
     service: httpx.Client, put_bundle: PutBundle, delete_bundle: DeleteBundle, replay_counts: Counter[str]
 ) -> None:
     bodies: dict[tuple[str, str], bytes] = {}

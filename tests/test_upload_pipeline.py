@@ -319,7 +319,7 @@ def picture(scale: float) -> Image.Image:
 
 
 def test_large_jpeg_is_fitted_like_a_resized_picture(store: StampedStore) -> None:
-    """JPEG decoders can scale by 2, 4 and 8. The result must be as large, as upright and as sharp as without."""
+    """JPEG decoders can scale by 2, 4 and 8. The result must be as large, upright and sharp as without scaling."""
     with serve(store, custom_avatar_max_width=FITTED[0], custom_avatar_max_height=FITTED[1]) as service:
         for scale in (1, 1.5, 2, 3, 4, 5, 8, 9):
             upright = picture(scale)

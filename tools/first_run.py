@@ -51,7 +51,7 @@ root=$1; shift; exec chroot "$root" "$@"
 
 @dataclass
 class Row:
-    """What one machine showed, as the table prints it."""
+    """The results of one machine: a row of the table."""
 
     release: str
     user: str
@@ -94,7 +94,7 @@ class Machine:
         return done.returncode == 0
 
     def must_run(self, line: str, log: str, *, user: str | None = None) -> None:
-        """As `run`, but end the program if it fails."""
+        """Call `run`, and end the program if the command fails."""
         if not self.run(line, log, user=user):
             sys.exit(f"`{line}` failed: {self.log(log)}")
 
@@ -176,7 +176,7 @@ def new_machine(work: Path, base: Path, release: str, user: str) -> Iterator[Mac
 
 
 def follow_readme(machine: Machine, row: Row, *, with_tests: bool) -> None:
-    """Do what the README says, and note in the row what came of it."""
+    """Follow the README, and record the outcome in the row."""
     machine.run("python3 -c 'import platform; print(platform.python_version())'", "python")
     row.python = machine.log("python").split()[-1]
     with serving(machine, "serve") as up:
@@ -197,7 +197,7 @@ def follow_readme(machine: Machine, row: Row, *, with_tests: bool) -> None:
 
 @contextlib.contextmanager
 def serving(machine: Machine, log: str) -> Iterator[bool]:
-    """Run `make serve`; yields whether it came up."""
+    """Run `make serve`, and yield whether the service answers."""
     with (machine.logs / f"{log}.log").open("wb") as output:
         command = machine.command("exec make serve")
         server = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)

@@ -1,4 +1,4 @@
-"""create_app(): puts everything together."""
+"""create_app(): make the ASGI app of the service, the resources and the middleware."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class AvatarResource:
 
 
 class ReservedIdResource(AvatarResource):
-    """Adds methods of its own to the path of a reserved id; the methods of `AvatarResource` concern the avatar."""
+    """The resource of a path such as /avatars/custom: adds methods to those of an avatar with this id."""
 
     reserved_id: ClassVar[ReservedId]
 

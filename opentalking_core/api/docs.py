@@ -1,4 +1,4 @@
-"""/openapi.json, and /docs, which shows the document with Swagger UI, where one can also send requests.
+"""/openapi.json, and /docs, which shows the document with Swagger UI. Readers can send requests there.
 
 Swagger UI comes from the package flask-swagger-ui: the package that follows every release of Swagger UI. Only its
 folder `dist` is used; neither the package nor Flask is imported. Without the package (it is the extra `docs`), the page

@@ -22,18 +22,19 @@ _EXAMPLE = {
     "store": {"plugin": "local_storage", "url": "file:///srv/avatars", "ok": True, "problem": None, "avatars": 2,
               "stale": False},
     "detectors": [{"plugin": "mediapipe_mouth", "ok": True, "problem": None}],
+    "plugins": {"lips": ["ModuleNotFoundError: No module named 'torch'"]},
 }  # fmt: skip
 
 
 class HealthResource:
-    """Answers 200 if avatars can be served, else 503. Where reading is protected, only readers see more than that."""
+    """Answers 200 if avatars can be served, else 503. If reading is protected, only readers see the details."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": Operation(
             id="get_health",
             tag="service",
             summary="Does it work?",
-            description="Which store and detectors are in use, and whether each works.",
+            description="Which store and detectors are in use, whether each works, and what other plugins report.",
             responses={
                 200: json_response(schema_reference("Health"), _EXAMPLE),
                 503: json_response(schema_reference("Health"), {**_EXAMPLE, "status": "unavailable"}),
@@ -54,7 +55,7 @@ class HealthResource:
 
 
 class HealthzResource(HealthResource):
-    """Serves the same at /healthz, the path of the examples of Kubernetes."""
+    """Answers like /health at /healthz, the path that examples for Kubernetes use."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": dataclasses.replace(HealthResource.operations["GET"], id="get_healthz", alias_of="get_health")

@@ -121,7 +121,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return self.cycle.response_complete and self.timeout_keep_alive_task is None
 
     def _can_refuse(self) -> bool:
-        """Return whether clients would take a response written now for the one to the refused request."""
+        """Return whether a client would take a response written now as the response to the refused request."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             return True
@@ -145,7 +145,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 class _BackpressureFlow(FlowControl):
-    """Reads again only when no request waits. uvicorn reads after each response, and would let hundreds more in."""
+    """Resumes reading only when no request waits. uvicorn resumes after each response, and accepts hundreds more."""
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
         super().__init__(transport)

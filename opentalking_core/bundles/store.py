@@ -1,19 +1,4 @@
-"""The bundle store, which holds avatar bundles. A storage plugin returns a store for a URL. A store promises:
-
-A bundle is a set of files under an avatar id, among them `manifest.json`. A bundle exists if its manifest exists.
-
-* Ids and paths come validated (`manifest.is_avatar_id`, `manifest.is_bundle_path`), but a store still refuses to leave
-  its root, also through symbolic links.
-* A bundle appears and disappears whole. A crash at any time leaves nothing visible, and nothing that a later
-  `__aenter__` does not sweep.
-* A bundle is durable when `create` returns.
-* Stores raise the errors of `opentalking_core.errors` and no others: NotFound, AlreadyExists, StoreUnavailable,
-  StoreFull.
-* The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
-* Methods are called concurrently from one event loop and must not block it.
-
-`opentalking_core.testing.BundleStoreContract` checks these promises.
-"""
+"""The protocol of a bundle store, and of its optional abilities."""
 
 from __future__ import annotations
 
@@ -77,7 +62,21 @@ class FileReader(Protocol):
 
 
 class BundleStore(Protocol):
-    """A store of bundles; the module's docstring lists its promises."""
+    """A store of avatar bundles. A storage plugin returns a store for a URL. A store promises:
+
+    A bundle is a set of files under an avatar id, among them `manifest.json`. A bundle exists if its manifest exists.
+
+    * Ids and paths come validated (`is_avatar_id`, `is_bundle_path`), but a store still refuses to leave its root, also
+      through symbolic links.
+    * A bundle appears and disappears whole. A crash at any time leaves nothing visible, and nothing that a later
+      `__aenter__` does not sweep.
+    * A bundle is durable when `create` returns.
+    * Stores raise NotFound, AlreadyExists, StoreUnavailable and StoreFull, and no other errors.
+    * The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
+    * Methods are called concurrently from one event loop and must not block it.
+
+    `opentalking_core.testing.stores.BundleStoreContract` checks these promises.
+    """
 
     url: str  #: the URL as opened, without secrets: for logs, /health and the command line
 
@@ -118,10 +117,17 @@ class BundleStore(Protocol):
 
 @runtime_checkable
 class ChangeStamp(Protocol):
-    """An optional ability of a store: to tell within microseconds that no bundle was added or removed."""
+    """An optional ability of a store: to tell within microseconds that no bundle was added or removed.
+
+    A store whose stamp may be late, even by milliseconds, must not have this method: the host would answer requests
+    with a list that lacks avatars.
+    """
 
     def change_stamp(self) -> Hashable:
-        """Return a value that differs after any process has added or removed a bundle. Called on the event loop."""
+        """Return a value that differs as soon as any process's `create` or `delete` has returned.
+
+        Called on the event loop, for most requests.
+        """
         ...
 
 

@@ -66,6 +66,5 @@ def _main(
     Settings come from OPENTALKING_* environment variables; options override them. Commands on avatars and portraits
     work on a store directly or, with --server or OPENTALKING_SERVER, through a server's API.
 
-    Exit codes: 0 done; 1 it could not be done, or the answer is no (no mouth, not fit, an invalid bundle); 2 wrong
-    usage.
+    Exit codes: 0 done; 1 failed, or the answer is no (no mouth, not fit, an invalid bundle); 2 wrong usage.
     """

@@ -22,8 +22,8 @@ def copy(
 ) -> None:
     """Copy avatars between two stores, hidden ones too; exit code 1 if one could not be copied.
 
-    A bundle shows in the target when all of it is there. One that is there already is compared and left as it is, so an
-    interrupted copy is taken up by giving the same command again.
+    A bundle appears in the target when all of its files are there. A bundle that the target already has is compared and
+    left as it is. To continue an interrupted copy, give the same command again.
     """
     from rich.markup import escape
 

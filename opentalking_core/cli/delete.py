@@ -16,7 +16,7 @@ def delete(
     server: Server = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Delete a custom avatar, for good; built-in ones are refused."""
+    """Delete a custom avatar permanently. Built-in avatars can't be deleted."""
     from rich.markup import escape
 
     from .avatars import open_avatars

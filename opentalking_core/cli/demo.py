@@ -65,7 +65,7 @@ async def _write(unopened: BundleStore, model_types: Mapping[str, ModelType], if
 
 
 def _bundle(demo: _Demo, model_type: ModelType | None, portrait: Image.Image) -> dict[str, bytes]:
-    """Return the files of a demo avatar, made as its model type makes avatars of portraits."""
+    """Return the files of a demo avatar, made by the portrait recipe of its model type."""
     from ..bundles.model_type import PortraitRecipe
     from ..bundles.store import MANIFEST, PREVIEW
 

@@ -185,7 +185,7 @@ async def _workers(settings: Settings) -> Finding:
 
 
 async def _mouth(host: PluginHost, settings: Settings) -> Finding:
-    """Have the mouth of a drawn portrait located in the way of an upload, without storing it."""
+    """Locate the mouth of a drawn portrait as an upload does, but store nothing."""
     from ..errors import OpenTalkingError
     from ..host.host import MOUTH_PACKAGE
     from ..portraits.drawn import draw_portrait

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class HookFailed(PluginError):
-    """A hook raised, or returned what it may not.
+    """A hook raised an error, or returned something that it may not return.
 
     Args:
         info: the plugin.
@@ -46,7 +46,7 @@ class HookCall:
     rank: int = 0
 
     def raw(self, **arguments: Any) -> Any:
-        """Call the hook; an exception of the plugin's comes through unchanged."""
+        """Call the hook. Exceptions of the plugin propagate unchanged."""
         with restored_sys_path():
             result = self.caller(**arguments)
         if self.caller.spec is not None and self.caller.spec.opts.get("firstresult"):
@@ -94,7 +94,7 @@ class HookCall:
         return found
 
     def wrong_result(self, result: object, wanted: str, verb: str = "returned") -> HookFailed:
-        """The error for a result that the hook does not allow."""
+        """Return the error for a result that the hook does not allow."""
         return HookFailed(self.info, f"{self.hook} {verb} {type(result).__name__}, not {wanted}")
 
     def _translate(self, error: BaseException) -> HookFailed:

@@ -99,7 +99,7 @@ class PluginHost:
 
         Raises:
             InvalidURL: the URL is wrong, or no plugin opens it.
-            PluginError: two plugins open it, or the only one that might has failed.
+            PluginError: two plugins open it, or no plugin opens it and one has failed.
         """
         url = location if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", location) else _file_url(location)
         opened: list[tuple[BundleStore, PluginInfo]] = []
@@ -145,7 +145,7 @@ class PluginHost:
         raise PluginError(f"plugin {detector} can't be asked: {'; '.join(reasons) or 'it detects no mouths'}")
 
     def model_types(self) -> dict[str, ModelType]:
-        """Return all registered model types by name; `plugin_warnings` tells of a plugin that can't register its own.
+        """Return all registered model types by name. `plugin_warnings` names plugins that can't register theirs.
 
         Raises:
             PluginError: two plugins register one name.
@@ -172,7 +172,7 @@ class PluginHost:
 
         Args:
             action: what the client wants to do.
-            avatar_id: to which avatar, as the client wrote it, if to one.
+            avatar_id: the avatar's id as the client wrote it; None if the action concerns no single avatar.
             credentials: the Authorization header, if there is one.
 
         Returns:
@@ -224,7 +224,7 @@ class PluginHost:
         return {name: sentences for name, sentences in warnings.items() if sentences}
 
     def startup(self) -> None:
-        """Call every plugin's `startup`, once. A plugin that raises is logged; its detections will fail, too."""
+        """Call every plugin's `startup`, once. A failure is logged; the plugin's detections will fail too."""
         with self._starting:
             if not self._started:
                 self._call_all("startup")
@@ -271,17 +271,17 @@ class PluginHost:
             if isinstance(failure, InvalidURL):
                 return failure
         shown = _without_secrets(url)
-        nobody = f"no installed plugin opens {shown!r}"
+        not_opened = f"no installed plugin opens {shown!r}"
         if failures:
             reasons = "; ".join(str(failure).replace(url, shown) for failure in failures)
-            return PluginError(f"{nobody}; {reasons}")
+            return PluginError(f"{not_opened}; {reasons}")
         unused = "; ".join(
             f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
         )
         scheme = url.partition(":")[0].lower()
         package = PACKAGES.get("gs" if scheme.startswith("fsspec+") else scheme)
         remedy = f"install the package {package}" if package else "install the plugin that does"
-        return InvalidURL(f"{nobody} ({unused}); {remedy}" if unused else f"{nobody}; {remedy}")
+        return InvalidURL(f"{not_opened} ({unused}); {remedy}" if unused else f"{not_opened}; {remedy}")
 
 
 def _yes_no_or_none(call: HookCall, **arguments: object) -> bool | None:
@@ -304,7 +304,7 @@ def _checked_store(call: HookCall, store: Any) -> BundleStore:
 
 
 def _model_types_of(call: HookCall) -> dict[str, ModelType]:
-    """Return one plugin's model types by name. Raise HookFailed if one of them is none."""
+    """Return one plugin's model types by name. Raise HookFailed if one of them is not a model type."""
     types: dict[str, ModelType] = {}
     registered: list[Any] = call.items(object, "model types")
     for model_type in registered:

@@ -161,7 +161,7 @@ def restored_sys_path() -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    """pluggy's messages have several lines."""
+    """Return a message in one line, because those of pluggy have several."""
     return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 

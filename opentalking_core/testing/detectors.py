@@ -45,7 +45,7 @@ SIZE_TOLERANCE = (0.7, 1.4)
 
 
 class MouthDetectorContract(Contract):
-    """Subclass it, supply the fixture `plugin`, and every promise of a mouth detector gets checked."""
+    """The promises of a mouth detector, one test each. Subclass it and supply the fixture `plugin`."""
 
     #: what importing the plugin must not import: every plugin is imported at every start of every command
     heavy_modules: ClassVar[frozenset[str]] = frozenset(
@@ -60,20 +60,20 @@ class MouthDetectorContract(Contract):
 
     @pytest.fixture
     def detector(self, plugin: Any) -> Iterator[Any]:
-        """The plugin, between its `startup` and its `shutdown`, where it has them."""
+        """Return the plugin, between its `startup` and its `shutdown`."""
         getattr(plugin, "startup", _nothing)()
         yield plugin
         getattr(plugin, "shutdown", _nothing)()
 
     @pytest.mark.parametrize("seed", range(6))
-    def test_a_mouth_is_found_whatever_the_colour_of_skin_and_hair(self, detector: Any, seed: int) -> None:
-        """The mouth of a portrait is found where it is."""
+    def test_a_mouth_is_found_for_each_colour_of_skin_and_hair(self, detector: Any, seed: int) -> None:
+        """The landmarks lie where the portrait has its mouth."""
         portrait = draw_portrait(seed=seed)
         _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
 
     @pytest.mark.parametrize("mouth_open", [0.5, 1.0])
     def test_an_open_mouth_is_found(self, detector: Any, mouth_open: float) -> None:
-        """A mouth is found whether it is open or closed."""
+        """An open mouth is found like a closed one."""
         portrait = draw_portrait(mouth_open=mouth_open)
         _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
 
@@ -85,13 +85,13 @@ class MouthDetectorContract(Contract):
 
     @pytest.mark.parametrize("face_center", [(0.3, 0.35), (0.7, 0.35), (0.3, 0.65), (0.7, 0.65)])
     def test_the_face_may_be_anywhere(self, detector: Any, face_center: tuple[float, float]) -> None:
-        """A face that is not in the middle is found where it is; x grows to the right and y downwards."""
+        """A face away from the middle is found in its place. x grows to the right, y downwards."""
         portrait = draw_portrait(face_center=face_center, face_width=0.35)
         _assert_found(detector.detect_mouth(_pixels(portrait.image)), portrait)
 
     @pytest.mark.parametrize("left_first", [True, False])
     def test_of_two_faces_the_largest_counts(self, detector: Any, left_first: bool) -> None:
-        """Where a picture shows several faces, the largest is the avatar."""
+        """If a picture shows several faces, the largest face is the avatar's."""
         large, small = draw_portrait(600, 600, seed=1), draw_portrait(360, 360, seed=2)
         picture = Image.new("RGB", (960, 600), "#888888")
         left = 0 if left_first else 360
@@ -102,23 +102,23 @@ class MouthDetectorContract(Contract):
         _assert_found(detector.detect_mouth(_pixels(picture)), truth)
 
     def test_a_greyscale_picture_is_a_picture(self, detector: Any) -> None:
-        """A picture without colours, in three equal channels, is no obstacle."""
+        """A picture with three equal channels is searched like any other."""
         portrait = draw_portrait()
         _assert_found(detector.detect_mouth(_pixels(portrait.image.convert("L").convert("RGB"))), portrait)
 
     def test_no_face_is_none(self, detector: Any) -> None:
-        """Where there is no face the answer is None, so that the next detector is asked; noise is not a face."""
+        """Without a face, `detect_mouth` returns None, so that the next detector is asked. Noise is not a face."""
         noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
         assert detector.detect_mouth(noise) is None
         assert detector.detect_mouth(np.full((400, 300, 3), 128, dtype=np.uint8)) is None
 
     @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 2), (2, 1), (7, 7), (16, 16), (3, 2000), (2000, 3)])
     def test_a_tiny_or_narrow_picture_is_none(self, detector: Any, width: int, height: int) -> None:
-        """A picture too small to hold a face is no error."""
+        """For a picture that is too small for a face, `detect_mouth` returns None and raises no error."""
         assert detector.detect_mouth(np.full((height, width, 3), 200, dtype=np.uint8)) is None
 
     def test_the_answer_is_landmarks_in_fractions(self, detector: Any) -> None:
-        """The answer is MouthLandmarks, all finite; the inner mouth is within the lips, and they within `face_box`."""
+        """All coordinates are finite. The inner mouth lies within the lips, and the lips within `face_box`."""
         found = detector.detect_mouth(_pixels(draw_portrait(mouth_open=0.5).image))
         assert isinstance(found, MouthLandmarks)
         lips, mouth = _bounds(found.outer_lip), _bounds(found.inner_mouth)
@@ -127,7 +127,7 @@ class MouthDetectorContract(Contract):
         assert found.face_box is None or _contains(found.face_box, lips)
 
     def test_faces_are_counted_if_at_all(self, detector: Any) -> None:
-        """`faces` is how many there are in the picture, or None."""
+        """`faces` is the number of faces in the picture, or None."""
         assert detector.detect_mouth(_pixels(draw_portrait().image)).faces in (None, 1)
         picture = Image.new("RGB", (1000, 500), "#888888")
         for left, seed in ((0, 1), (500, 2)):
@@ -149,7 +149,7 @@ class MouthDetectorContract(Contract):
         assert abs(pitch) < 10
 
     def test_a_face_box_is_around_the_face_if_there_is_one(self, detector: Any) -> None:
-        """`face_box` is about as wide as the face, and reaches the picture's edge where the face is cut off by it."""
+        """`face_box` is about as wide as the face. If the picture's edge cuts the face, the box reaches that edge."""
         whole = detector.detect_mouth(_pixels(draw_portrait(face_width=0.4).image))
         if whole.face_box is None:
             return
@@ -159,7 +159,7 @@ class MouthDetectorContract(Contract):
         assert cut_off is None or cut_off.face_box[0] <= 0
 
     def test_eight_threads_at_once_agree(self, detector: Any) -> None:
-        """Detections may run at the same time, and do not disturb each other."""
+        """Eight detections at the same time return what each returns alone."""
         pictures = [_pixels(draw_portrait(seed=seed).image) for seed in range(4)]
         alone = [detector.detect_mouth(picture) for picture in pictures]
         with ThreadPoolExecutor(8) as pool:
@@ -168,7 +168,7 @@ class MouthDetectorContract(Contract):
             np.testing.assert_allclose(one.outer_lip, other.outer_lip, atol=1e-3)
 
     def test_the_picture_is_not_changed(self, detector: Any) -> None:
-        """The picture belongs to the host, which encodes it at the same time; it may be read-only."""
+        """The picture may be read-only: the host encodes the same array at the same time."""
         picture = _pixels(draw_portrait().image)
         before = picture.copy()
         assert detector.detect_mouth(picture) is not None
@@ -177,7 +177,7 @@ class MouthDetectorContract(Contract):
         assert detector.detect_mouth(picture) is not None
 
     def test_the_rows_need_not_be_contiguous(self, detector: Any) -> None:
-        """A view of a larger array, or one with other strides, is a picture like any other."""
+        """A view of a larger array, and an array with other strides, give the same result."""
         portrait = draw_portrait(512, 512)
         larger = np.zeros((600, 700, 3), dtype=np.uint8)
         larger[40:552, 60:572] = _pixels(portrait.image)
@@ -186,7 +186,7 @@ class MouthDetectorContract(Contract):
         _assert_found(detector.detect_mouth(columns_first), portrait)
 
     def test_importing_the_plugin_stays_light(self, plugin: Any) -> None:
-        """Importing the plugin imports none of `heavy_modules`; it loads them in `startup`, or when it needs them."""
+        """Importing the plugin imports none of `heavy_modules`. The hooks import them."""
         module = plugin.__name__ if isinstance(plugin, types.ModuleType) else type(plugin).__module__
         code = f"import sys; sys.path[:] = {sys.path!r}; import {module}; print(*sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)  # noqa: S603
@@ -196,7 +196,7 @@ class MouthDetectorContract(Contract):
 
 
 def _nothing() -> None:
-    """What a plugin does that has no `startup` or `shutdown`."""
+    """Do nothing: this replaces a `startup` or `shutdown` that the plugin lacks."""
 
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:

@@ -79,18 +79,18 @@ class StoredFiles(Protocol):
     """Reads a bundle of the test's store."""
 
     def __call__(self, avatar_id: str) -> dict[str, bytes]:
-        """Return its files, path -> content. Raise NotFound."""
+        """Return the files of the bundle, path -> content. Raise NotFound."""
 
 
 @pytest.fixture
 def fake_mouth() -> FakeMouth:
-    """A fake mouth detector, registered by `service`."""
+    """Return a fake mouth detector, which `service` registers."""
     return FakeMouth()
 
 
 @pytest.fixture
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty bundle store of this test's own."""
+    """Return the URL of an empty bundle store for this test."""
     given: str | None = request.config.getoption("--store-url")
     if not given:
         return (tmp_path / "avatars").as_uri()
@@ -100,19 +100,19 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def changes_show_later(request: pytest.FixtureRequest) -> bool:
-    """Whether a service may learn of the test's own changes only by its next scan: not over the default, a folder."""
+    """Return whether a service may see the test's changes only after its next scan: over all stores but a folder."""
     return bool(request.config.getoption("--store-url"))
 
 
 @pytest.fixture
 def unseen() -> list[str]:
-    """Ids of bundles that the test has put or deleted, and whose change a service may not have seen yet."""
+    """Return the ids of bundles that the test has put or deleted, and that a service may not have seen yet."""
     return []
 
 
 @pytest.fixture
 def put_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -> PutBundle:
-    """Puts bundles into the store without going through the service."""
+    """Return a function that puts a bundle into the store, without going through the service."""
     host = PluginHost().load()
 
     def put(
@@ -129,13 +129,13 @@ def put_bundle(store_url: str, unseen: list[str], changes_show_later: bool) -> P
 
 @pytest.fixture
 def stored_files(store_url: str) -> StoredFiles:
-    """Reads bundles of the store without going through the service."""
+    """Return a function that reads a bundle of the store, without going through the service."""
     return lambda avatar_id: asyncio.run(_read(store_url, avatar_id))
 
 
 @pytest.fixture
 def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterator[httpx.Client]:
-    """An HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`.
+    """Yield an HTTP client of a service over `store_url`, whose only mouth detector is `fake_mouth`.
 
     With --store-url, a request for the list waits until the service has seen the changes of the test.
     """

@@ -7,7 +7,7 @@
         def model_type(self):
             return MyType()
 
-Checking a bundle that people made by hand is what a model type is for, so the tests feed it every kind of broken one.
+Model types check bundles that people made by hand, so the tests pass them broken bundles of every kind.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ ODD_FILES: tuple[Mapping[str, int], ...] = (
 
 
 class ModelTypeContract(Contract):
-    """Subclass it as `class TestMyType(ModelTypeContract)` and supply the fixture `model_type`."""
+    """The promises of a model type, one test each. Subclass it and supply the fixture `model_type`."""
 
     @pytest.fixture
     def model_type(self) -> ModelType:
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `model_type`: your model type")
 
     def test_the_name_is_what_a_manifest_can_say(self, model_type: ModelType) -> None:
-        """It is a text without white space around it."""
+        """The name is a text without white space around it."""
         name = model_type.name
         assert isinstance(name, str)
         assert name
@@ -67,33 +67,33 @@ class ModelTypeContract(Contract):
         assert bundle(model_type).manifest.model_type == name
 
     @pytest.mark.parametrize("files", ODD_FILES, ids=lambda files: f"{len(files)} files")
-    def test_whatever_files_a_bundle_holds_it_gets_problems_not_exceptions(
+    def test_a_bundle_with_odd_files_gets_problems_not_exceptions(
         self, model_type: ModelType, files: Mapping[str, int]
     ) -> None:
-        """Nothing there, empty files, folders in the place of files, thousands of frames."""
+        """Odd files: none at all, empty files, folders in the place of files, thousands of frames."""
         check(model_type, bundle(model_type, files))
 
     @pytest.mark.parametrize("key", KEYS)
-    def test_whatever_the_metadata_hold_it_gets_problems_not_exceptions(self, model_type: ModelType, key: str) -> None:
-        """Each key with a value of every JSON type: people write manifests by hand."""
+    def test_a_bundle_with_odd_metadata_gets_problems_not_exceptions(self, model_type: ModelType, key: str) -> None:
+        """Each key gets a value of every JSON type, because people write manifests by hand."""
         for value in ODD_VALUES:
             for files in ODD_FILES[:3]:
                 check(model_type, bundle(model_type, files, {key: value}))
 
     def test_the_same_bundle_gets_the_same_problems(self, model_type: ModelType) -> None:
-        """Checking changes nothing."""
+        """A check changes neither the bundle nor the model type."""
         checked = bundle(model_type, metadata={"frame_dir": "elsewhere"})
         before = checked.manifest.model_dump_json()
         assert check(model_type, checked) == check(model_type, checked)
         assert checked.manifest.model_dump_json() == before
 
     def test_a_bundle_that_is_not_in_a_folder_can_be_checked(self, model_type: ModelType) -> None:
-        """Stores may keep bundles elsewhere: `path` is None, and `files` says what is there."""
+        """A bundle of a store has no folder: `path` is None, and `files` lists the files."""
         assert bundle(model_type).path is None
         check(model_type, bundle(model_type, {"reference.png": 1000}))
 
     def test_the_portrait_recipe_makes_a_bundle_that_passes(self, model_type: ModelType) -> None:
-        """What a portrait becomes has a preview and none of the errors that this very type would find."""
+        """A bundle made from a portrait has a preview, and this model type finds no error in it."""
         recipe = model_type.portrait_recipe
         if recipe is None:
             pytest.skip(f"{model_type.name} avatars are not made from a portrait")

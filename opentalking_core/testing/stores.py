@@ -7,8 +7,8 @@
         def store(self, tmp_path):
             return MyStore(...)         # empty, not yet entered; a new one for each test
 
-and, where a backend can be down, a fixture `broken_store`. Some tests need a second store over the backend of `store`.
-They make it by `type(store)(store.url)`; if your store is made in another way, supply a fixture `second_store`, too.
+and, if the backend can be down, a fixture `broken_store`. Some tests need a second store over the backend of `store`.
+They make it by `type(store)(store.url)`. If your store is made in another way, supply a fixture `second_store`.
 The tests are plain functions: they need pytest and no plugin for asyncio.
 """
 
@@ -56,7 +56,7 @@ class Run(Protocol):
 
 
 def bundle(size: int = 1000, seed: int = 0) -> dict[str, bytes]:
-    """The files of a small bundle; `seed` changes every content but no length."""
+    """Return the files of a small bundle. Another `seed` gives other contents of the same lengths."""
     noise = random.Random(seed)  # noqa: S311 - reproducible, not secret
     return {
         MANIFEST: b'{"id": "x", "seed": "%08d"}' % seed,
@@ -67,35 +67,35 @@ def bundle(size: int = 1000, seed: int = 0) -> dict[str, bytes]:
 
 
 async def ids(store: BundleStore) -> list[str]:
-    """The ids that `scan` yields, sorted."""
+    """Return the ids that `scan` yields, sorted."""
     return sorted([found.avatar_id async for found in store.scan()])
 
 
 async def infos(store: BundleStore, avatar_id: str) -> dict[str, FileInfo]:
-    """What `files` yields, by path."""
+    """Return what `files` yields, by path."""
     return {info.path: info async for info in store.files(avatar_id)}
 
 
 async def read(store: BundleStore, avatar_id: str, path: str) -> bytes:
-    """The content of one file."""
+    """Return the content of one file."""
     async with store.open(avatar_id, path) as reader:
         return await reader.read()
 
 
 async def contents(store: BundleStore, avatar_id: str) -> dict[str, bytes]:
-    """The content of every file of a bundle."""
+    """Return the content of every file of a bundle, by path."""
     return {path: await read(store, avatar_id, path) for path in await infos(store, avatar_id)}
 
 
 async def pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
-    """`content` as a stream."""
+    """Yield `content` in pieces of `size` bytes."""
     for start in range(0, len(content), size):
         yield content[start : start + size]
         await asyncio.sleep(0)
 
 
 async def assert_absent(store: BundleStore, avatar_id: str) -> None:
-    """Nobody sees the bundle, whichever way they look."""
+    """Assert that neither `scan` nor `files` nor `open` shows the bundle."""
     assert avatar_id not in await ids(store)
     with pytest.raises(NotFound):
         await infos(store, avatar_id)
@@ -104,37 +104,36 @@ async def assert_absent(store: BundleStore, avatar_id: str) -> None:
 
 
 async def settle() -> None:
-    """Wait a little: just after a change, a store may play safe and report one change too many."""
+    """Wait a little: just after a change, a store may report one change too many."""
     await asyncio.sleep(0.1)
 
 
 class BundleStoreContract(Contract):
-    """Subclass it as `class TestMyStore(BundleStoreContract)` and supply the fixture `store`."""
+    """The promises of a bundle store, one test each. Subclass it and supply the fixture `store`."""
 
     @pytest.fixture
     def store(self) -> BundleStore:
-        """Supply this one."""
         raise NotImplementedError(f"{type(self).__name__} needs a fixture `store`: an empty store, not yet entered")
 
     @pytest.fixture
     def broken_store(self) -> BundleStore:
-        """Supply this one, too, if your backend can be down: a store, not yet entered, whose backend can't be used."""
+        """Return a store, not yet entered, whose backend is down. Override this if your backend can be down."""
         pytest.skip(f"{type(self).__name__} has no fixture `broken_store`: a store whose backend is down")
 
     @pytest.fixture
     def second_store(self, store: BundleStore) -> BundleStore:
-        """Supply this one, too, unless `type(store)(store.url)` makes another store over the same backend."""
+        """Return another store over the backend of `store`. Override this if `type(store)(store.url)` doesn't."""
         return type(store)(store.url)  # type: ignore[call-arg]
 
     @pytest.fixture
     def run(self) -> Iterator[Run]:
-        """One event loop for the whole test."""
+        """Return a function that runs coroutines, all in one event loop."""
         with asyncio.Runner() as runner:
             yield runner.run
 
     @pytest.fixture
     def opened(self, store: BundleStore, run: Run) -> Iterator[BundleStore]:
-        """The store, entered."""
+        """Return the store, entered."""
         entered = run(store.__aenter__())
         assert run(ids(entered)) == [], "the fixture `store` must give each test an empty store of its own"
         yield entered
@@ -142,7 +141,7 @@ class BundleStoreContract(Contract):
 
     @pytest.fixture
     def second(self, opened: BundleStore, second_store: BundleStore, run: Run) -> Iterator[BundleStore]:
-        """Another store over the same backend, entered: what another process has."""
+        """Return another store over the same backend, entered, as another process has it."""
         assert second_store is not opened
         entered = run(second_store.__aenter__())
         yield entered
@@ -151,7 +150,7 @@ class BundleStoreContract(Contract):
     # -- creating and reading
 
     def test_what_is_created_can_be_read(self, opened: BundleStore, run: Run) -> None:
-        """Every file comes back under its path, byte for byte, and no other file does."""
+        """`files` lists exactly the created files, and `open` returns their bytes."""
         run(opened.create("anna", bundle()))
         assert run(ids(opened)) == ["anna"]
         assert run(contents(opened, "anna")) == bundle()
@@ -161,7 +160,7 @@ class BundleStoreContract(Contract):
         ["a", "Anna-2_b", "-x", "_", "數位人", "テスト", "हिन्दी", "ภาษาไทย", "tamảo", "١٢٣", "𠮷野家", "x" * 200],
     )
     def test_ids_of_any_script_survive(self, opened: BundleStore, run: Run, avatar_id: str) -> None:
-        """Ids hold letters, marks and digits of any script, up to 200 bytes, and come back as they went in."""
+        """Ids hold letters, marks and digits of any script, up to 200 bytes. `scan` yields them unchanged."""
         run(opened.create(avatar_id, bundle()))
         assert run(ids(opened)) == [avatar_id]
         assert run(contents(opened, avatar_id)) == bundle()
@@ -169,14 +168,14 @@ class BundleStoreContract(Contract):
         run(assert_absent(opened, avatar_id))
 
     def test_paths_survive(self, opened: BundleStore, run: Run) -> None:
-        """Paths may be deep and hold spaces, percent signs, question marks and any script."""
+        """Paths may be deep, and may hold spaces, percent signs, question marks and letters of any script."""
         odd = ("a b.png", "100%25.png", "what?.png", "c#d&e=f+g.png", "框/帧 1.png", "a/b/c/d/e/f.bin", 'it\'s "q".txt')
         files = {**bundle(), **{path: path.encode() for path in odd}}
         run(opened.create("anna", files))
         assert run(contents(opened, "anna")) == files
 
     def test_sizes_and_entity_tags_are_reported(self, opened: BundleStore, run: Run) -> None:
-        """`files` and `open` agree on the size; the etag fits into an HTTP header; `modified` is seconds."""
+        """`files` and `open` report the same size. The etag fits into an HTTP header. `modified` is in seconds."""
         run(opened.create("anna", bundle(size=12345)))
 
         async def look() -> None:
@@ -194,18 +193,18 @@ class BundleStoreContract(Contract):
         run(look())
 
     def test_empty_files_survive(self, opened: BundleStore, run: Run) -> None:
-        """Zero bytes are a content like any other, streamed or not."""
+        """A file may be empty, given as bytes or as a stream."""
         run(opened.create("anna", {**bundle(), "empty.bin": b"", "empty_stream.bin": pieces(b"", 1)}))
         assert run(contents(opened, "anna")) == {**bundle(), "empty.bin": b"", "empty_stream.bin": b""}
 
     def test_many_files_survive(self, opened: BundleStore, run: Run) -> None:
-        """A bundle holds more than a hundred frames."""
+        """A bundle may have more than a hundred files."""
         files = {MANIFEST: b"{}"} | {f"frames/frame_{n:05}.png": b"%d" % n for n in range(130)}
         run(opened.create("anna", files))
         assert run(contents(opened, "anna")) == files
 
     def test_large_files_stream_in_and_out(self, opened: BundleStore, run: Run) -> None:
-        """A content may come as a stream, in pieces of any size, and leaves in pieces of at most a few MiB."""
+        """`create` accepts streams with pieces of any size. `chunks` yields pieces of at most a few MiB."""
         content = random.Random(1).randbytes(20 * MiB + 1)  # noqa: S311
         run(opened.create("anna", {"big.mp4": pieces(content, 700_001), MANIFEST: pieces(b"{}", 1)}))
 
@@ -222,7 +221,7 @@ class BundleStoreContract(Contract):
 
     @pytest.mark.parametrize("size", [10, 5 * MiB])
     def test_ranges_can_be_read(self, opened: BundleStore, run: Run, size: int) -> None:
-        """`chunks(start, stop)` yields that slice, and what lies beyond the end is empty."""
+        """`chunks(start, stop)` yields the slice, and nothing beyond the end of the file."""
         content = random.Random(2).randbytes(size)  # noqa: S311
         run(opened.create("anna", {MANIFEST: b"{}", "clip.mp4": content}))
 
@@ -236,7 +235,7 @@ class BundleStoreContract(Contract):
                 assert run(part(start, stop)) == content[start:stop], (start, stop)
 
     def test_store_entered_again_has_the_same_bundles(self, opened: BundleStore, run: Run) -> None:
-        """Bundles outlive the store object. Whether they survive a power cut, a store's own tests must show."""
+        """Bundles outlive the store object. A store's own tests must show that they survive a power cut."""
         run(opened.create("anna", bundle()))
         run(opened.create("ben", bundle()))
         run(opened.delete("ben"))
@@ -248,7 +247,7 @@ class BundleStoreContract(Contract):
     # -- what isn't there, and what must not be
 
     def test_unknown_avatars_and_files_are_not_found(self, opened: BundleStore, run: Run) -> None:
-        """NotFound, and no exception of the backend's own; a folder is not a file."""
+        """The store raises NotFound, not an exception of the backend. A folder is not a file."""
         run(assert_absent(opened, "nobody"))
         with pytest.raises(NotFound):
             run(opened.delete("nobody"))
@@ -259,7 +258,7 @@ class BundleStoreContract(Contract):
 
     @pytest.mark.parametrize("avatar_id", NOT_IDS)
     def test_a_wrong_id_leads_nowhere(self, opened: BundleStore, run: Run, avatar_id: str) -> None:
-        """Whatever can't be an id is NotFound, never a way out of the store's root; creating it is a ValueError."""
+        """Reading a malformed id raises NotFound and never leaves the store's root. Creating one raises ValueError."""
         run(opened.create("x", bundle()))
         for attempt in (
             infos(opened, avatar_id), read(opened, avatar_id, MANIFEST), read(opened, avatar_id, f"x/{MANIFEST}"),
@@ -274,7 +273,7 @@ class BundleStoreContract(Contract):
 
     @pytest.mark.parametrize("path", NOT_PATHS)
     def test_a_wrong_path_leads_nowhere(self, opened: BundleStore, run: Run, path: str) -> None:
-        """Whatever can't be a path inside a bundle is NotFound; creating it is a ValueError and leaves nothing."""
+        """Opening a malformed path raises NotFound. Creating one raises ValueError and leaves nothing."""
         run(opened.create("other", bundle()))
         with pytest.raises(NotFound):
             run(read(opened, "other", path))
@@ -284,7 +283,7 @@ class BundleStoreContract(Contract):
         assert run(contents(opened, "other")) == bundle()
 
     def test_a_bundle_needs_a_manifest(self, opened: BundleStore, run: Run) -> None:
-        """Creating one without manifest.json is a ValueError and leaves nothing."""
+        """Creating a bundle without manifest.json raises ValueError and leaves nothing."""
         files = bundle()
         del files[MANIFEST]
         with pytest.raises(ValueError):  # noqa: PT011
@@ -293,7 +292,7 @@ class BundleStoreContract(Contract):
         run(opened.create("anna", bundle()))
 
     def test_neighbours_of_the_same_prefix_are_untouched(self, opened: BundleStore, run: Run) -> None:
-        """`anna` is not `anna-2`: neither its files nor its end are shared."""
+        """Reading and deleting `anna` doesn't touch `anna-2`."""
         for name in ("ann", "anna", "anna-2", "anna_", "annax"):
             run(opened.create(name, {MANIFEST: b"{}", name: b""}))
         assert set(run(infos(opened, "anna"))) == {MANIFEST, "anna"}
@@ -303,7 +302,7 @@ class BundleStoreContract(Contract):
             assert run(contents(opened, name)) == {MANIFEST: b"{}", name: b""}
 
     def test_the_url_shows_no_secrets(self, opened: BundleStore) -> None:
-        """It goes to logs and /health: no password, no key."""
+        """The URL holds no password and no key, because it is shown in logs and /health."""
         parts = urlsplit(opened.url)
         assert parts.scheme
         assert parts.password is None
@@ -313,7 +312,7 @@ class BundleStoreContract(Contract):
     # -- whole or not at all
 
     def test_creating_what_exists_changes_nothing(self, opened: BundleStore, run: Run) -> None:
-        """AlreadyExists, and the old bundle is as it was, without a file of the new one."""
+        """`create` raises AlreadyExists. The old bundle is unchanged and has no file of the new bundle."""
         run(opened.create("anna", bundle(seed=1)))
         with pytest.raises(AlreadyExists):
             run(opened.create("anna", {**bundle(seed=2), "extra.png": b"x"}))
@@ -333,7 +332,7 @@ class BundleStoreContract(Contract):
         assert run(ids(opened)) == ["anna"]
 
     def test_a_reader_never_sees_half_a_bundle(self, opened: BundleStore, run: Run) -> None:
-        """While a bundle is being written, its manifest first, nobody sees it; then everybody sees all of it."""
+        """A bundle is invisible while it is written, even if its manifest comes first. Then it is complete."""
 
         async def scenario() -> None:
             halfway, go_on = asyncio.Event(), asyncio.Event()
@@ -358,7 +357,7 @@ class BundleStoreContract(Contract):
         run(scenario())
 
     def test_a_stream_that_fails_leaves_nothing(self, opened: BundleStore, run: Run) -> None:
-        """`create` raises the stream's own error, and the id is free."""
+        """`create` raises the stream's own error, and the id can be used."""
 
         class Torn(Exception):
             pass
@@ -374,7 +373,7 @@ class BundleStoreContract(Contract):
         assert run(contents(opened, "anna")) == bundle()
 
     def test_a_cancelled_create_leaves_nothing(self, opened: BundleStore, run: Run) -> None:
-        """A client went away: CancelledError comes through, nothing is visible, and the id is free."""
+        """`create` raises CancelledError, nothing is visible, and the id can be used."""
 
         async def scenario() -> None:
             halfway = asyncio.Event()
@@ -398,7 +397,7 @@ class BundleStoreContract(Contract):
     # -- deleting
 
     def test_what_is_deleted_is_gone(self, opened: BundleStore, run: Run) -> None:
-        """All of it, for good, and the id is free for another bundle."""
+        """Every file is gone, and the id can be used for another bundle."""
         run(opened.create("anna", bundle(seed=1)))
         run(opened.delete("anna"))
         run(assert_absent(opened, "anna"))
@@ -411,7 +410,7 @@ class BundleStoreContract(Contract):
         assert run(contents(opened, "anna")) == files
 
     def test_two_deleters_do_no_harm(self, opened: BundleStore, run: Run) -> None:
-        """One succeeds at least, another may get NotFound; no other error, and the bundle is gone."""
+        """At least one of them succeeds, the other may get NotFound, and the bundle is gone."""
 
         async def race() -> list[BaseException | None]:
             return await asyncio.gather(*(opened.delete("anna") for _ in range(4)), return_exceptions=True)
@@ -423,7 +422,7 @@ class BundleStoreContract(Contract):
         run(assert_absent(opened, "anna"))
 
     def test_a_listing_is_whole_or_not_found(self, opened: BundleStore, run: Run) -> None:
-        """Who lists a bundle's files while it is deleted gets all of them or NotFound."""
+        """`files` of a bundle that is deleted meanwhile yields all files or raises NotFound."""
         files = {MANIFEST: b"{}"} | {f"frames/{n % 8}/{n}.png": b"x" for n in range(100)}
 
         async def race() -> list[Any]:
@@ -439,7 +438,7 @@ class BundleStoreContract(Contract):
 
     @pytest.mark.parametrize("size", [1000, 20 * MiB])
     def test_a_reader_outlives_its_bundle(self, opened: BundleStore, run: Run, size: int) -> None:
-        """Who has opened a file that is deleted meanwhile gets the whole content or NotFound, never a part."""
+        """A file that is deleted while it is read gives the whole content or NotFound, never a part."""
         content = random.Random(3).randbytes(size)  # noqa: S311
         run(opened.create("anna", {MANIFEST: b"{}", "clip.mp4": content}))
 
@@ -461,7 +460,7 @@ class BundleStoreContract(Contract):
     # -- telling versions apart
 
     def test_another_manifest_is_another_version(self, opened: BundleStore, run: Run) -> None:
-        """However fast one follows the other, and though their lengths are equal."""
+        """The version differs even if a manifest of the same length follows at once."""
 
         async def versions() -> list[str]:
             return [found.version async for found in opened.scan()]
@@ -474,7 +473,7 @@ class BundleStoreContract(Contract):
         assert len(set(seen)) == 6
 
     def test_the_same_manifest_is_the_same_version(self, opened: BundleStore, run: Run) -> None:
-        """A moment after the last change, scans agree: else every scan would mean reading every manifest."""
+        """Shortly after the last change, scans yield equal versions: otherwise each scan would read each manifest."""
 
         async def scenario() -> None:
             await opened.create("anna", bundle())
@@ -489,7 +488,7 @@ class BundleStoreContract(Contract):
         run(scenario())
 
     def test_another_content_is_another_etag(self, opened: BundleStore, run: Run) -> None:
-        """However fast one follows the other, and though their lengths are equal."""
+        """The etag differs even if a content of the same length follows at once."""
         seen = []
         for seed in range(6):
             run(opened.create("anna", bundle(seed=seed)))
@@ -498,7 +497,7 @@ class BundleStoreContract(Contract):
         assert len(set(seen)) == 6
 
     def test_the_change_stamp_tells_of_changes(self, opened: BundleStore, run: Run) -> None:
-        """It differs after each bundle that was added or removed, however fast, and later stays as it is."""
+        """The stamp differs after each `create` and `delete`, even in quick succession, and then stays the same."""
         if not isinstance(opened, ChangeStamp):
             pytest.skip("an optional ability that this store doesn't have")
         stamps = [opened.change_stamp()]
@@ -517,7 +516,7 @@ class BundleStoreContract(Contract):
     # -- two stores over one backend, as two processes have
 
     def test_two_stores_see_each_others_changes(self, opened: BundleStore, second: BundleStore, run: Run) -> None:
-        """What one creates, the other lists, reads and deletes, at once."""
+        """A bundle that one store has created can be listed, read and deleted by the other at once."""
         run(opened.create("anna", bundle()))
         assert run(ids(second)) == ["anna"]
         assert run(contents(second, "anna")) == bundle()
@@ -546,7 +545,7 @@ class BundleStoreContract(Contract):
     def test_entering_a_store_spares_what_another_one_writes(
         self, opened: BundleStore, second_store: BundleStore, run: Run
     ) -> None:
-        """A bundle that is being written is not taken for what a crash has left."""
+        """Entering a store doesn't remove a bundle that another store is writing."""
 
         async def scenario() -> None:
             halfway, go_on = asyncio.Event(), asyncio.Event()
@@ -570,7 +569,7 @@ class BundleStoreContract(Contract):
     def test_the_change_stamp_tells_of_another_stores_changes(
         self, opened: BundleStore, second: BundleStore, run: Run
     ) -> None:
-        """It differs as soon as another store's `create` or `delete` has returned: "soon" would show stale lists."""
+        """The stamp differs as soon as another store's `create` or `delete` has returned, not some time later."""
         if not isinstance(opened, ChangeStamp):
             pytest.skip("an optional ability that this store doesn't have")
         for n in range(5):
@@ -582,7 +581,7 @@ class BundleStoreContract(Contract):
     # -- many at once, and trouble
 
     def test_many_things_at_once(self, opened: BundleStore, run: Run) -> None:
-        """Creating, reading, scanning and deleting don't disturb each other."""
+        """Creating, reading, scanning and deleting at the same time gives the right results."""
 
         async def life(n: int) -> None:
             name = f"avatar-{n}"
@@ -600,7 +599,7 @@ class BundleStoreContract(Contract):
         assert run(ids(opened)) == sorted(f"avatar-{n}" for n in range(0, 24, 2))
 
     def test_the_event_loop_never_waits(self, opened: BundleStore, run: Run) -> None:
-        """While a large bundle is written and read, other coroutines go on."""
+        """Other coroutines run while a large bundle is written and read."""
 
         async def scenario() -> None:
             gaps: list[float] = []
@@ -628,7 +627,7 @@ class BundleStoreContract(Contract):
         run(scenario())
 
     def test_a_backend_that_is_down_is_store_unavailable(self, broken_store: BundleStore, run: Run) -> None:
-        """Entering raises StoreUnavailable, or else every method does; never an exception of the backend's own."""
+        """Entering or each method raises StoreUnavailable, never an exception of the backend."""
 
         async def attempt(work: str) -> None:
             async with broken_store as store:

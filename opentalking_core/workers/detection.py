@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class _DetectorResult(NamedTuple, Generic[T]):
-    """What one detector made of a picture.
+    """The result of asking one detector about a picture.
 
     Args:
         prepared: what `prepare` returned, if it was called.
@@ -66,7 +66,7 @@ class _Detector(NamedTuple):
         return _Detector, (self.name, self.choice, None)
 
     def load_host(self) -> PluginHost:
-        """Return the host of this process."""
+        """Return the given host, or in a worker process the host of that process."""
         return self.host or _worker_host(self.choice)
 
 

@@ -31,8 +31,8 @@ MAX_START_SECONDS = 30.0
 class WorkerPool:
     """Runs functions in worker processes, which start with the first calls.
 
-    A worker is thrown away after any mishap. Workers share no pipes and no locks: if one is killed while it holds such
-    a thing, the others would all be stuck.
+    A worker is thrown away after any mishap. Workers share no pipes and no locks: if a worker were killed while it
+    holds a shared lock, all others would be stuck.
 
     Args:
         workers: how many processes to use.
@@ -115,7 +115,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One worker process. pebble's name for it is a pool, of one process here."""
+    """One worker process: a pool of pebble with a single process."""
 
     def __init__(self) -> None:
         # A fork of a process with threads can inherit locked locks. A fork server has no threads, and starts a process

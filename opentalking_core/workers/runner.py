@@ -39,7 +39,7 @@ class Runner(Protocol):
 
 
 async def run_with_retry(runner: Runner, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call `runner.run`, a second time if the process dies: the call may have had no part in its death."""
+    """Call `runner.run`, and call it again if the process dies, because something else may have killed the process."""
     try:
         return await runner.run(function, *args, **kwargs)
     except WorkerCrashed:

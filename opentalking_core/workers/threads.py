@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class ThreadRunner:
-    """Runs each call in a thread of its own, so that a call that hangs delays no other call, nor the server's end.
+    """Runs each call in a thread of its own, so that a call that hangs delays neither other calls nor the server's end.
 
     Args:
-        time_limit: seconds that the caller waits. A thread can't be killed, so a call that takes longer goes on unseen.
+        time_limit: seconds that the caller waits. A thread can't be killed, so a call that takes longer continues.
     """
 
     def __init__(self, time_limit: float) -> None:

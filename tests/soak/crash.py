@@ -35,7 +35,7 @@ _DEMO = {"demo-avatar", BASE}
 
 
 class Answers:
-    """What clients have been told."""
+    """The avatars whose creation or deletion was answered 200."""
 
     def __init__(self) -> None:
         self.created: set[str] = set()  # answered 200, and no client has asked to delete them
@@ -70,7 +70,7 @@ def create_and_delete(server: Server, image: bytes, answers: Answers, lock: thre
 
 
 def find_damage(avatars: Path, listed: set[str], answers: Answers) -> Iterator[str]:
-    """Yield a sentence for everything that was lost, is half there, or was left behind."""
+    """Yield a sentence for each lost avatar, each incomplete bundle, and each file that was left behind."""
     if lost := answers.created - listed:
         yield f"avatars whose creation was answered 200 are not listed: {lost}"
     if back := answers.deleted & listed:

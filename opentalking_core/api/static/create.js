@@ -193,7 +193,7 @@ function showProgress(share) {
   const working = "Locating the mouth and saving…";
   $("progress-text").textContent = share < 1 ? `Uploading… ${percent} %` : working;
   if (share < 1) $("progress-bar").value = percent;
-  else $("progress-bar").removeAttribute("value"); // nobody knows how long
+  else $("progress-bar").removeAttribute("value"); // the duration is unknown
   const spoken = share < 1 ? "Uploading…" : working; // not every percent
   if ($("progress-spoken").textContent !== spoken) $("progress-spoken").textContent = spoken;
 }

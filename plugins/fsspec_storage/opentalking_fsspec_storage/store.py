@@ -109,7 +109,7 @@ class FsspecStore:
     # -- reading
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """See `BundleStore.scan`. Costs a listing, and a metadata request for each bundle's manifest."""
+        """Yield every bundle. This takes a listing, and a metadata request for each bundle's manifest."""
 
         def version(avatar_id: str) -> BundleVersion | None:
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -124,7 +124,6 @@ class FsspecStore:
                     yield found
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """See `BundleStore.files`. Raises NotFound, StoreUnavailable."""
         for info in await self._call(self._files, avatar_id):
             yield info
 
@@ -139,7 +138,6 @@ class FsspecStore:
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[FsspecReader]:
-        """See `BundleStore.open`. Raises NotFound, StoreUnavailable."""
 
         def stat() -> FileInfo:
             if path != MANIFEST:
@@ -165,7 +163,6 @@ class FsspecStore:
     # -- writing
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """See `BundleStore.create`. Raises AlreadyExists, StoreFull, StoreUnavailable, ValueError."""
         check_new_bundle(avatar_id, files)
         lock = self._locks.setdefault(avatar_id, asyncio.Lock())
         async with lock:
@@ -198,7 +195,6 @@ class FsspecStore:
         self._filesystem.mv(self._path(avatar_id, hidden), self._path(avatar_id, MANIFEST))
 
     async def delete(self, avatar_id: str) -> None:
-        """See `BundleStore.delete`. Raises NotFound, StoreUnavailable."""
 
         def delete() -> None:
             self._info(avatar_id, MANIFEST)
@@ -274,13 +270,12 @@ class FsspecReader:
         self._read = read
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """See `FileReader.chunks`. Raises NotFound if the file was replaced or deleted meanwhile, StoreUnavailable."""
+        """Yield a range of the file. Raise NotFound if the file was replaced or deleted meanwhile."""
         for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
             end = offset + length
             yield self.data[offset:end] if self.data is not None else await self._read(offset, end)
 
     async def read(self) -> bytes:
-        """See `FileReader.read`. Raises NotFound, StoreUnavailable."""
         return self.data if self.data is not None else b"".join([chunk async for chunk in self.chunks()])
 
 

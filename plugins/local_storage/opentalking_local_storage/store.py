@@ -89,7 +89,6 @@ class LocalStore:
         await asyncio.to_thread(self._scratch.release)
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """See `BundleStore.scan`. Raises StoreUnavailable."""
         unfinished: list[Path] = []
         found = disk.scan(self._root, self._warned, unfinished)
         while batch := await self._read("the folder", StoreUnavailable, lambda: list(islice(found, _SCAN_BATCH))):
@@ -98,7 +97,7 @@ class LocalStore:
         self._stamped = [str(folder) for folder in (self._root, *unfinished[:MAX_WATCHED_FOLDERS])]
 
     def change_stamp(self) -> Hashable:
-        """See `ChangeStamp.change_stamp`. The stamp holds the root's times, so it also shows other processes' changes.
+        """Return the root's times, which also show other processes' changes.
 
         A bundle that is copied into the root by hand gets its manifest some time after its folder. The stamp therefore
         includes the times of folders that had no manifest at the last scan. Only `scan` shows an edited manifest.
@@ -112,13 +111,11 @@ class LocalStore:
         return tuple(stamps)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """See `BundleStore.files`. Raises NotFound, StoreUnavailable."""
         for info in await self._read(f"avatar {avatar_id!r}", NotFound, disk.list_files, self._root, avatar_id):
             yield info
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[LocalReader]:
-        """See `BundleStore.open`. Raises NotFound, StoreUnavailable."""
         what = f"file {path!r} of avatar {avatar_id!r}"
         opening = asyncio.ensure_future(self._read(what, NotFound, self._open, avatar_id, path))
         try:
@@ -140,7 +137,6 @@ class LocalStore:
             raise
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """See `BundleStore.create`. Raises AlreadyExists, StoreFull, StoreUnavailable, ValueError."""
         check_new_bundle(avatar_id, files)
         draft = disk.Draft(self._root / avatar_id, self._scratch)
         write = partial(self._write, f"avatar {avatar_id!r}", StoreUnavailable)
@@ -161,7 +157,6 @@ class LocalStore:
             raise
 
     async def delete(self, avatar_id: str) -> None:
-        """See `BundleStore.delete`. Raises NotFound, StoreUnavailable."""
         await self._write(f"avatar {avatar_id!r}", NotFound, disk.delete, self._root, avatar_id, self._scratch)
 
     def _read(self, what: str, absent: Absent, function: Callable[..., T], *args: object) -> Future[T]:
@@ -207,7 +202,6 @@ class LocalReader:
         return data
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """See `FileReader.chunks`. Raises StoreUnavailable."""
         for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
             end = offset + length
             if self._fd < 0:
@@ -216,7 +210,6 @@ class LocalReader:
                 yield await self._read(self.info.path, StoreUnavailable, self._pread, offset, end)
 
     async def read(self) -> bytes:
-        """See `FileReader.read`. Raises StoreUnavailable."""
         return self._data if self._fd < 0 else b"".join([chunk async for chunk in self.chunks()])
 
 

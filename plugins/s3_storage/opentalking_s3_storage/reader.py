@@ -32,7 +32,7 @@ class S3Reader:
         self._data = found.data if found else None
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """See `FileReader.chunks`. Raises NotFound if the file was replaced or deleted meanwhile, StoreUnavailable."""
+        """Yield a range of the file. Raise NotFound if the file was replaced or deleted meanwhile."""
         for offset, length in chunk_ranges(self.info.size, start, stop, PART_BYTES):
             end = offset + length
             if self._data is not None:
@@ -41,7 +41,6 @@ class S3Reader:
                 yield await self._bucket.get_range(self._key, offset, end, f'"{self.info.etag}"')
 
     async def read(self) -> bytes:
-        """See `FileReader.read`. Raises NotFound, StoreUnavailable."""
         return self._data if self._data is not None else b"".join([chunk async for chunk in self.chunks()])
 
 

@@ -82,7 +82,7 @@ class S3Store:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences about what the server can't do or doesn't allow."""
+        """Return sentences about what the server can't do or doesn't allow."""
         return self._bucket.problems
 
     async def __aenter__(self) -> Self:
@@ -99,7 +99,7 @@ class S3Store:
     # -- reading
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """See `BundleStore.scan`. Costs a LIST request for each thousand objects, and starts a sweep if necessary."""
+        """Yield every bundle. This takes a LIST request for each thousand objects, and starts a sweep if necessary."""
         leftovers = Leftovers()
         async for meta in self._bucket.list(""):
             avatar_id, _, path = meta["path"].partition("/")
@@ -109,7 +109,7 @@ class S3Store:
         self._sweeper.start(leftovers)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """See `BundleStore.files`. Raises NotFound, StoreUnavailable. Costs a LIST and a HEAD request."""
+        """Yield every file of the bundle. This takes a LIST and a HEAD request."""
         manifest = _key(avatar_id, MANIFEST)
         found = await self._bucket.list_folder(avatar_id)
         if MANIFEST not in found or (await self._bucket.head(manifest))["e_tag"] != found[MANIFEST]["e_tag"]:
@@ -120,15 +120,16 @@ class S3Store:
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[S3Reader]:
-        """See `BundleStore.open`. Raises NotFound, StoreUnavailable.
+        """Open a file.
 
-        Costs a GET request, whose response has no body if the object hasn't changed since it was opened last. All files
-        but the manifest cost a HEAD of the manifest as well, at the same time, because a bundle without it is absent.
+        This takes a GET request, whose response has no body if the object hasn't changed since it was opened last. For
+        files other than the manifest, a HEAD of the manifest runs at the same time: without a manifest there is no
+        bundle.
         """
         yield await self._of_present_bundle(avatar_id, path, self._read)
 
     async def presigned_url(self, avatar_id: str, path: str, seconds: float) -> str:
-        """See `PresignedURLs.presigned_url`. Raises NotFound, StoreUnavailable. Costs two HEAD requests at once."""
+        """Return a URL of the file. This takes two HEAD requests, which run at the same time."""
         await self._of_present_bundle(avatar_id, path, lambda key, _: self._bucket.head(key))
         return await self._bucket.sign(f"{avatar_id}/{path}", seconds)
 
@@ -159,7 +160,6 @@ class S3Store:
     # -- writing
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
-        """See `BundleStore.create`. Raises AlreadyExists, StoreFull, StoreUnavailable, ValueError."""
         check_new_bundle(avatar_id, files)
         if longest := next((path for path in files if not self._fits(avatar_id, path)), None):
             raise ValueError(f"S3 can't hold a file {longest!r}: its key has more than {MAX_KEY_BYTES} bytes")
@@ -239,7 +239,7 @@ class S3Store:
             raise
 
     async def delete(self, avatar_id: str) -> None:
-        """See `BundleStore.delete`. Raises NotFound, StoreUnavailable. A cancellation waits for the end."""
+        """Delete the bundle. A cancellation takes effect after the deletion has ended."""
         _key(avatar_id, MANIFEST)
         await finish(self._delete(avatar_id))
 

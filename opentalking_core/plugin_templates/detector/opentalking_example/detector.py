@@ -49,7 +49,7 @@ class Pattern(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The place where the shrunk picture is most like a pattern, in pixels, and how like it is there."""
+    """The place in the shrunk picture, in pixels, that is most like a pattern, and how like the pattern it is."""
 
     likeness: float
     pattern: Pattern
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
 
 @functools.cache
 def patterns() -> tuple[Pattern, ...]:
-    """Faces with the mouth closed, half open and open."""
+    """Return faces with the mouth closed, half open and open."""
     return tuple(_draw(mouth_open, opening) for mouth_open, opening in ((0.0, 0.1), (0.5, 0.5), (1.0, 0.7)))
 
 
@@ -81,7 +81,7 @@ def _draw(mouth_open: float, opening: float) -> Pattern:
 
 
 def find_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
-    """The mouth of the largest face in `image` (RGB, (height, width, 3))."""
+    """Return the mouth of the largest face in `image` (RGB, (height, width, 3)), or None if there is no face."""
     height, width, _ = image.shape
     scale = min(1.0, _SIZE / max(height, width))
     small = Image.fromarray(np.ascontiguousarray(image)).convert("L")
@@ -110,7 +110,7 @@ def find_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
 
 
 def _landmarks(face: _Found, width: int, height: int) -> MouthLandmarks:
-    """In fractions of the picture, which is `width` and `height` pixels large as `face` counts them."""
+    """Return the landmarks of a face that was found in a shrunk picture of `width` x `height` pixels."""
     pattern = face.pattern
     x, y = (face.x + pattern.mouth[0] * face.width) / width, (face.y + pattern.mouth[1] * face.height) / height
     rx, ry = pattern.rx * face.width / width, pattern.ry * face.height / height
@@ -130,14 +130,14 @@ def _landmarks(face: _Found, width: int, height: int) -> MouthLandmarks:
 
 
 def _products(spectrum: NDArray[np.complex128], pattern: Grey, shape: tuple[int, ...]) -> Grey:
-    """The sum of the products with the pattern at each place of a picture, of which `spectrum` is the transform."""
+    """Return the sum of the products with the pattern at each place of a picture, given the picture's transform."""
     rows, columns = (big - little + 1 for big, little in zip(shape, pattern.shape, strict=True))
     products: Grey = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(pattern, shape)), shape)[:rows, :columns]
     return products
 
 
 def _contrast(grey: Grey, size: tuple[int, int]) -> Grey:
-    """What to divide the products by, so that 1 is the very same picture: the spread of each place's pixels."""
+    """Return the divisor of the products at each place. The quotient is 1 if the place equals the pattern."""
     width, height = size
 
     def sums(values: Grey) -> Grey:
@@ -147,11 +147,11 @@ def _contrast(grey: Grey, size: tuple[int, int]) -> Grey:
 
     count = width * height
     variance = sums(grey**2) / count - (sums(grey) / count) ** 2
-    contrast: Grey = count * np.sqrt(np.maximum(variance, 9.0))  # a plain surface is like nothing
+    contrast: Grey = count * np.sqrt(np.maximum(variance, 9.0))  # a plain surface resembles no pattern
     return contrast
 
 
 def _unit(values: Grey) -> Grey:
-    """With mean 0 and standard deviation 1."""
+    """Return the values, shifted and scaled to mean 0 and standard deviation 1."""
     unit: Grey = (values - values.mean()) / (values.std() or 1.0)
     return unit

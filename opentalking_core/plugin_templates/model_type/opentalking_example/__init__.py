@@ -1,4 +1,4 @@
-"""The model type `example`: what a bundle of it needs, and how a portrait becomes one."""
+"""The model type `example`: what its bundles need, and how a portrait becomes a bundle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Avatar bundles in an SQLite file. This store works as it stands; replace SQLite with your own backend.
 
-The docstring of `opentalking_core.bundles.store` lists what a store promises, and the tests check these promises.
+The docstring of `opentalking_core.BundleStore` lists what a store promises, and the tests check these promises.
 """
 
 from __future__ import annotations
@@ -48,23 +48,21 @@ _TABLES = """
 
 @dataclass(slots=True)
 class StoredFile:
-    """One file, read into memory, so that its content stays the same if the bundle is deleted meanwhile."""
+    """A file in memory, so that its content stays the same if the bundle is deleted meanwhile."""
 
     info: FileInfo
     content: bytes
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """See `opentalking_core.FileReader`."""
         for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):
             yield self.content[offset : offset + length]
 
     async def read(self) -> bytes:
-        """See `opentalking_core.FileReader`."""
         return self.content
 
 
 class ExampleStore:
-    """See `opentalking_core.BundleStore` for what each method promises.
+    """A bundle store in an SQLite file.
 
     Args:
         url: example:///path/to/file.db
@@ -99,12 +97,10 @@ class ExampleStore:
             raise StoreUnavailable(f"{self.url} can't be opened: {error}") from error
 
     async def scan(self) -> AsyncIterator[BundleVersion]:
-        """Yield every bundle that is there."""
         for avatar_id, version in await self._query("SELECT avatar_id, version FROM bundles"):
             yield BundleVersion(avatar_id, version)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """Yield every file of the bundle."""
         columns = "SELECT path, length(content), etag, modified FROM files WHERE avatar_id = ?"
         rows = await self._query(columns, avatar_id) if is_avatar_id(avatar_id) else []
         if not rows:
@@ -114,7 +110,6 @@ class ExampleStore:
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
-        """Open one file for reading."""
         columns = "SELECT content, etag, modified FROM files WHERE avatar_id = ? AND path = ?"
         valid = is_avatar_id(avatar_id) and is_bundle_path(path)
         rows = await self._query(columns, avatar_id, path) if valid else []
@@ -141,7 +136,6 @@ class ExampleStore:
             database.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     async def delete(self, avatar_id: str) -> None:
-        """Delete the bundle."""
         if not is_avatar_id(avatar_id) or not await asyncio.to_thread(self._remove, avatar_id):
             raise NotFound(f"there is no avatar {avatar_id!r}")
 
