@@ -1,4 +1,4 @@
-"""Maps domain errors to HTTP: one table of status codes, and one body for every error."""
+"""Map domain errors to HTTP: one table of status codes, and one body for every error."""
 
 from __future__ import annotations
 

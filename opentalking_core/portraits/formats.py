@@ -1,4 +1,4 @@
-"""Tell what a file is by its first bytes, whatever its name says."""
+"""Tell what a file is by its first bytes. Its name is not used."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def decode_portrait(data: bytes, max_width: int, max_height: int) -> NDArray[np.
 
 @contextlib.contextmanager
 def open_picture(data: bytes) -> Iterator[Picture]:
-    """Open an encoded picture; whatever goes wrong while it is decoded becomes InvalidRequest."""
+    """Open an encoded picture. Any error while it is decoded becomes InvalidRequest."""
     if not data:
         raise InvalidRequest("the image is empty: send a JPEG, PNG or WebP picture")
     try:
@@ -88,7 +88,7 @@ def open_picture(data: bytes) -> Iterator[Picture]:
         ) from None
     except UnidentifiedImageError:
         raise InvalidRequest("the image is not a picture that can be read: send a JPEG, PNG or WebP") from None
-    except Exception as error:  # decoders meet hostile bytes with whatever their code runs into, struct.error included
+    except Exception as error:  # hostile bytes make decoders raise many types, struct.error among them
         raise InvalidRequest(f"the image is damaged or incomplete and can't be decoded ({error})") from None
 
 

@@ -29,7 +29,7 @@ from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
 from .contract import Contract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 
 T = TypeVar("T")
 
@@ -599,9 +599,28 @@ class BundleStoreContract(Contract):
         assert run(ids(opened)) == sorted(f"avatar-{n}" for n in range(0, 24, 2))
 
     def test_the_event_loop_never_waits(self, opened: BundleStore, run: Run) -> None:
-        """Other coroutines run while a large bundle is written and read."""
+        """Other coroutines run while a large bundle is written and read.
+
+        On a busy machine the loop may wait for a processor, so the best of three attempts counts.
+        """
+        content = bytes(4 * MiB)
+        files = {MANIFEST: b"{}"} | {f"frames/{n}.bin": content for n in range(12)}
 
         async def scenario() -> None:
+            for operation in ("create", "read"):
+                waits = []
+                for attempt in range(3):
+                    avatar_id = f"anna-{attempt}"
+                    work = opened.create(avatar_id, files) if operation == "create" else contents(opened, avatar_id)
+                    longest, took = await longest_wait(work)
+                    if longest < max(0.1, took / 3):
+                        break
+                    waits.append(f"{longest:.2f} of {took:.2f} seconds")
+                else:
+                    pytest.fail(f"the event loop waited during {operation}: {', '.join(waits)}")
+
+        async def longest_wait(work: Awaitable[object]) -> tuple[float, float]:
+            """Return the longest time in which no other coroutine ran during the work, and how long the work took."""
             gaps: list[float] = []
 
             async def heart() -> None:
@@ -612,17 +631,16 @@ class BundleStoreContract(Contract):
                     gaps.append(last - previous)
 
             beating = asyncio.create_task(heart())
-            content = bytes(4 * MiB)
-            files = {MANIFEST: b"{}"} | {f"frames/{n}.bin": content for n in range(12)}
-            for work in (opened.create("anna", files), contents(opened, "anna")):
+            try:
                 await asyncio.sleep(0.01)
                 gaps.clear()
                 began = time.monotonic()
                 await work
                 took = time.monotonic() - began
                 await asyncio.sleep(0.01)  # the heart beats, and notes the last gap
-                assert max(gaps) < max(0.1, took / 3), f"it waited for {max(gaps):.2f} of {took:.2f} seconds"
-            beating.cancel()
+            finally:
+                beating.cancel()
+            return max(gaps), took
 
         run(scenario())
 
