@@ -245,6 +245,71 @@ def test_protect_auto_protects_nothing_if_no_plugin_is_set_up(
     assert ("plugin directory implements `authorize` but is never called" in caplog.text) == warned
 
 
+def test_protect_auto_protects_writes_if_a_plugin_failed(
+    store_url: str, mine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "directory.py").write_text("raise ImportError('no ldap')")
+    with running_service(store_url, plugin_files=[broken]) as client:
+        assert client.get("/avatars/mine").status_code == 200
+        assert client.delete("/avatars/mine").status_code == 401
+    (said,) = [record.getMessage() for record in caplog.records if "may be the one" in record.getMessage()]
+    assert "plugin directory failed" in said
+    assert "OPENTALKING_PROTECT=nothing" in said
+    with running_service(store_url, plugin_files=[broken], protect="nothing") as client:
+        assert client.delete("/avatars/mine").status_code == 200
+
+
+def test_protect_auto_needs_no_failed_plugin_if_keys_are_set(
+    keys: str, store_url: str, mine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "directory.py").write_text("raise ImportError('no ldap')")
+    with running_service(store_url, plugin_files=[broken]) as client:
+        assert client.delete("/avatars/mine").status_code == 401
+        assert client.delete("/avatars/mine", headers=BEARER).status_code == 200
+    assert "may be the one" not in caplog.text
+
+
+@pytest.mark.parametrize("protect", ["auto", "writes", "nothing"])
+def test_disabled_plugin_is_mentioned_if_auto_protects_nothing(
+    keys: str, store_url: str, protect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, disable_plugins=("api_keys",), protect=protect) as client:
+        status = client.delete("/avatars/nobody").status_code
+    assert status == (401 if protect == "writes" else 404)
+    assert ("is disabled; with OPENTALKING_PROTECT=auto" in caplog.text) == (protect == "auto")
+
+
+def test_disabled_plugin_is_not_mentioned_if_another_one_authorizes_clients(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugins = {"directory": Directory(True)}
+    with running_service(store_url, plugins=plugins, disable_plugins=("api_keys",)) as client:
+        assert client.delete("/avatars/nobody").status_code == 401
+    assert "is disabled" not in caplog.text
+
+
+def test_failing_can_authorize_is_logged_if_nothing_is_protected(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, plugins={"directory": Directory("yes")}, protect="nothing") as client:
+        assert client.delete("/avatars/nobody").status_code == 404
+    assert "plugin directory: can_authorize returned str" in caplog.text
+
+
+def test_can_authorize_is_called_once_per_start(store_url: str) -> None:
+    class Counting(Directory):
+        calls = 0
+
+        @hookimpl
+        def can_authorize(self) -> bool:
+            self.calls += 1
+            return False
+
+    counting = Counting(False)
+    with running_service(store_url, plugins={"directory": counting}):
+        assert counting.calls == 1
+
+
 def test_protect_nothing_wins_over_keys(keys: str, store_url: str, mine: str) -> None:
     with running_service(store_url, plugins={"directory": Directory(True)}, protect="nothing") as client:
         assert client.delete("/avatars/mine").status_code == 200
@@ -339,3 +404,5 @@ def test_serve_on_all_addresses_without_keys_warns(
     ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--store", str(tmp_path)], env=environment)
     assert ran.exit_code == 0
     assert ("may create and delete avatars" in ran.stderr) == warned
+    assert ("configure a plugin that authorizes clients" in ran.stderr) == warned
+    assert "OPENTALKING_API_KEYS" not in ran.stderr

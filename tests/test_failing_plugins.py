@@ -171,7 +171,7 @@ def sentence_about(host: PluginHost, hook: str, logged: Callable[[], list[str]])
             return str(caught.value)
         case "can_authorize":
             with pytest.raises(PluginError) as caught:
-                host.authorizers()
+                host.can_authorize()
             return str(caught.value)
         case "detect_mouth":
             with pytest.raises(PluginError) as caught:

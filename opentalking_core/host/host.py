@@ -60,6 +60,7 @@ class PluginHost:
     def __post_init__(self) -> None:
         self._loader = PluginLoader(self.choice)
         self._calls_by_hook: dict[str, list[HookCall]] = {}
+        self._set_up: dict[str, bool | HookFailed | None] | None = None
         self._starting = threading.Lock()
         self._started = False
 
@@ -72,7 +73,7 @@ class PluginHost:
             this host.
         """
         self._loader.load()
-        self._calls_by_hook.clear()
+        self._forget_answers()
         return self
 
     def register(self, plugin: object, name: str) -> PluginHost:
@@ -85,7 +86,7 @@ class PluginHost:
             this host.
         """
         self._loader.register(plugin, PluginInfo(name, "registered"))
-        self._calls_by_hook.clear()
+        self._forget_answers()
         return self
 
     def plugins(self) -> list[PluginInfo]:
@@ -186,18 +187,41 @@ class PluginHost:
         known = [answer for answer in answers if answer is not None]
         return all(known) if known else None
 
-    def authorizers(self) -> dict[str, bool | None]:
-        """Return the plugins that implement `authorize`, and what each answers to `can_authorize` (None: nothing).
+    def can_authorize(self) -> bool:
+        """Return whether a plugin that implements `authorize` is set up to authorize clients.
 
         Raises:
             PluginError: a plugin raised an error, or answered neither with a bool nor with None.
         """
-        answers: dict[str, bool | None] = {call.info.name: None for call in self._calls("authorize")}
-        for call in self._calls("can_authorize"):
-            answer = _yes_no_or_none(call)
-            if call.info.name in answers:
-                answers[call.info.name] = answer
-        return answers
+        answers = self._set_up_answers()
+        for answer in answers.values():
+            if isinstance(answer, HookFailed):
+                raise answer
+        return any(answers.get(call.info.name) is True for call in self._calls("authorize"))
+
+    def possible_authorizers(self) -> list[str]:
+        """Return the plugins that implement `authorize`, without those that say that they are not set up."""
+        answers = self._set_up_answers()
+        names = [call.info.name for call in self._calls("authorize")]
+        return [name for name in names if answers.get(name) is not False]
+
+    def _set_up_answers(self) -> dict[str, bool | HookFailed | None]:
+        """Return each plugin's answer to `can_authorize`, or its failure. Each plugin is asked once."""
+        if self._set_up is None:
+            answers: dict[str, bool | HookFailed | None] = {}
+            for call in self._calls("can_authorize"):
+                try:
+                    answers[call.info.name] = _yes_no_or_none(call)
+                except HookFailed as failure:
+                    log.warning("%s", failure)
+                    answers[call.info.name] = failure
+            self._set_up = answers
+        return self._set_up
+
+    def _forget_answers(self) -> None:
+        """Forget what depends on the plugins that are loaded."""
+        self._calls_by_hook.clear()
+        self._set_up = None
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
