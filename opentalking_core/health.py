@@ -53,8 +53,9 @@ class Health(TypedDict):
         status: `ok`; `degraded`: avatars are served, but not all is well; `unavailable`: the store doesn't answer.
         store: the bundle store; like `detectors`, left out for strangers where reading needs a key.
         detectors: the mouth detectors, in the order in which they are asked.
-        plugins: what keeps other plugins from working, one sentence each, by plugin: failed imports and hooks. The
-            status doesn't depend on them.
+        plugins: what keeps other plugins from working, one sentence each, by plugin. The status doesn't depend on them.
+            Left out for clients without permission where anything needs one. Of a plugin that can't be imported, only
+            the log and the command line say why, because an exception's text may hold a secret.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
@@ -63,13 +64,16 @@ class Health(TypedDict):
     plugins: NotRequired[dict[str, list[str]]]
 
 
-def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]]) -> Health:
+def assess_health(
+    store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]], failed: Iterable[str]
+) -> Health:
     """Return the whole's health. Without any working detector, the service is degraded.
 
     Args:
         store: the store's health.
         detectors: the health of each detector.
         reported: what keeps plugins from working, by plugin.
+        failed: the plugins that could not be loaded.
     """
     works = store["problem"] is None and any(detector["ok"] for detector in detectors)
     status: Literal["ok", "degraded", "unavailable"] = "ok" if works else "degraded"
@@ -78,7 +82,10 @@ def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported:
         "status": status if store["ok"] else "unavailable",
         "store": store,
         "detectors": detectors,
-        "plugins": {name: list(sentences) for name, sentences in reported.items() if name not in elsewhere},
+        "plugins": {
+            **{name: list(sentences) for name, sentences in reported.items() if name not in elsewhere},
+            **{name: ["failed; the log says why"] for name in failed},
+        },
     }
 
 

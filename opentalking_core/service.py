@@ -302,7 +302,7 @@ class AvatarService:
             store_problem = self._catalog.status().last_error
         except StoreUnavailable as error:
             store_problem = str(error)
-        reported = await asyncio.to_thread(self._host.plugin_warnings)  # plugins look at their files
+        reported = await asyncio.to_thread(self._host.reported_problems)  # plugins look at their files
         status = self._catalog.status()
         store: StoreHealth = {
             "plugin": self._store_plugin.name,
@@ -312,7 +312,8 @@ class AvatarService:
             "avatars": status.avatars,
             "stale": store_problem is not None or not status.is_complete,
         }
-        return assess_health(store, self._portraits.assess_detectors(reported), reported)
+        failed = [info.name for info in self._host.plugins() if info.status == "failed"]
+        return assess_health(store, self._portraits.assess_detectors(reported), reported, failed)
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
         """Read an avatar's manifest from the store, not from the cache."""

@@ -109,6 +109,42 @@ def test_protect_everything_requires_a_key_to_read(keys: str, store_url: str, mi
         assert "store" in client.get("/health", headers=BEARER).json()
 
 
+def test_health_tells_of_plugins_only_clients_with_a_key(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_API_KEYS", "abc")
+    with running_service(store_url) as client:
+        anonymous, wrong = client.get("/health"), client.get("/health", headers=BEARER)
+        known = client.get("/health", headers={"Authorization": "Bearer abc"})
+    for answer in (anonymous, wrong):
+        assert answer.json()["store"]["ok"] is True
+        assert "plugins" not in answer.json()
+        assert "guessed" not in answer.text
+    assert "has only 3 characters" in known.json()["plugins"]["api_keys"][0]
+
+
+def test_health_says_only_that_a_plugin_failed(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "broken.py").write_text("raise ValueError('token hunter2 has expired')")
+    with running_service(store_url, plugin_files=[broken], protect="nothing") as client:
+        answer = client.get("/health")
+    assert answer.json()["plugins"] == {"broken": ["failed; the log says why"]}
+    assert "hunter2" not in answer.text
+    assert "token hunter2 has expired" in caplog.text
+
+
+@pytest.mark.parametrize("protect", ["writes", "everything"])
+def test_health_is_seen_despite_a_failing_authorize_hook(store_url: str, protect: str) -> None:
+    class Broken:
+        @hookimpl
+        def authorize(self) -> bool:
+            raise ValueError("the directory of users is down")
+
+    with running_service(store_url, plugins={"broken": Broken()}, protect=protect) as client:
+        answer = client.get("/health")
+    assert answer.status_code == 200
+    assert "plugins" not in answer.json()
+
+
 def test_protected_writes_without_any_authorizing_plugin_respond_401(store_url: str, mine: str) -> None:
     with running_service(store_url, protect="writes") as client:
         assert client.delete("/avatars/mine", headers=BEARER).status_code == 401
@@ -401,7 +437,9 @@ def test_serve_on_all_addresses_without_keys_warns(
     from opentalking_core.cli import app
 
     monkeypatch.setattr(uvicorn, "run", lambda *args, **kwargs: None)  # no test listens on the network
-    ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--store", str(tmp_path)], env=environment)
+    ran = CliRunner().invoke(
+        app, ["serve", "--host", "0.0.0.0", "--port", "0", "--store", str(tmp_path)], env=environment
+    )
     assert ran.exit_code == 0
     assert ("may create and delete avatars" in ran.stderr) == warned
     assert ("configure a plugin that authorizes clients" in ran.stderr) == warned

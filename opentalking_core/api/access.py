@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
+from ..errors import PluginError
 from .avatar import RESERVED_IDS
 
 if TYPE_CHECKING:
@@ -127,9 +128,17 @@ class Access:
 
     def sees_details(self, req: Request) -> bool:
         """Return whether a client may see details of the machine: if reading is protected, only readers may."""
-        if self._protect != "everything":
-            return True
-        return self._host.authorize("read", None, req.get_header("Authorization")) is True
+        return self._protect != "everything" or self._permits(req, "read")
+
+    def sees_plugins(self, req: Request) -> bool:
+        """Return whether a client may see what plugins report: if anything is protected, only permitted clients may."""
+        return self._protect == "nothing" or self._permits(req, "read" if self._protect == "everything" else "create")
+
+    def _permits(self, req: Request, action: Action) -> bool:
+        try:
+            return self._host.authorize(action, None, req.get_header("Authorization")) is True
+        except PluginError:  # the next protected request logs the failure; the health must be seen meanwhile
+            return False
 
 
 def unauthorized_detail(action: Action) -> str:

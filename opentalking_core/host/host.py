@@ -233,7 +233,14 @@ class PluginHost:
 
     def plugin_warnings(self) -> dict[str, list[str]]:
         """Return what keeps plugins from working, by plugin: failed imports, failing hooks, what each one reports."""
-        warnings = {info.name: [info.reason] for info in self._loader.failed}
+        warnings = self.reported_problems()
+        for info in reversed(self._loader.failed):
+            warnings.setdefault(info.name, []).insert(0, info.reason)
+        return warnings
+
+    def reported_problems(self) -> dict[str, list[str]]:
+        """Return what keeps the loaded plugins from working, by plugin: failing hooks, and what each plugin reports."""
+        warnings: dict[str, list[str]] = {}
         for call in self._calls("report_problems"):
             try:
                 found = call.items(str, "texts")
