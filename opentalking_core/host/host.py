@@ -325,8 +325,8 @@ def _yes_no_or_none(call: HookCall, **arguments: object) -> bool | None:
 
 def _checked_store(call: HookCall, store: Any) -> BundleStore:
     """Return what `open_bundle_store` returned. Raise HookFailed if it lacks what every store has."""
-    missing = [name for name in _STORE_METHODS if not callable(getattr(store, name, None))]
-    if not isinstance(getattr(store, "url", None), str):
+    missing = [name for name in _STORE_METHODS if not callable(_member(call, store, name, "a store"))]
+    if not isinstance(_member(call, store, "url", "a store"), str):
         missing.append("url")
     if missing:
         raise call.wrong_result(store, f"a bundle store: it lacks {', '.join(missing)}")
@@ -339,12 +339,12 @@ def _model_types_of(call: HookCall) -> dict[str, ModelType]:
     types: dict[str, ModelType] = {}
     registered: list[Any] = call.items(object, "model types")
     for model_type in registered:
-        name = _member(call, model_type, "name")
+        name = _member(call, model_type, "name", "a model type")
         if not (isinstance(name, str) and name.strip()):
             raise call.wrong_result(model_type, "a model type: it has no `name`", "yielded")
-        if not callable(_member(call, model_type, "problems")):
+        if not callable(_member(call, model_type, "problems", "a model type")):
             raise call.wrong_result(model_type, f"a model type: {name!r} has no method `problems`", "yielded")
-        recipe = _member(call, model_type, "portrait_recipe", missing="none")
+        recipe = _member(call, model_type, "portrait_recipe", "a model type", missing="none")
         if not (recipe is None or isinstance(recipe, PortraitRecipe)):
             wanted = f"a model type: {name!r} has no `portrait_recipe` that is a PortraitRecipe or None"
             raise call.wrong_result(model_type, wanted, "yielded")
@@ -354,12 +354,20 @@ def _model_types_of(call: HookCall) -> dict[str, ModelType]:
     return types
 
 
-def _member(call: HookCall, model_type: object, name: str, missing: object = None) -> object:
-    """Return an attribute of a plugin's object; it may be a property that raises."""
+def _member(call: HookCall, owner: object, name: str, described: str, missing: object = None) -> object:
+    """Return an attribute of a plugin's object, or `missing`. Raise HookFailed if it is a property that raises.
+
+    Args:
+        call: the hook that returned the object.
+        owner: the object.
+        name: the attribute's name.
+        described: the object in the error's words, such as "a store".
+        missing: what to return if there is no such attribute.
+    """
     try:
-        return getattr(model_type, name, missing)
+        return getattr(owner, name, missing)
     except PLUGIN_EXCEPTIONS as error:
-        raise HookFailed(call.info, f"a model type's `{name}` raised {type(error).__name__}: {error}") from error
+        raise HookFailed(call.info, f"{described}'s `{name}` raised {type(error).__name__}: {error}") from error
 
 
 def _file_url(path: str) -> str:
