@@ -13,6 +13,7 @@ import pytest
 from opentalking_core import InvalidURL, PluginError, hookimpl
 from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.host.host import PluginChoice, PluginHost
+from opentalking_core.host.secrets import without_secrets
 from opentalking_core.testing.fixtures import FakeMouth
 from opentalking_core.testing.running import running_service
 
@@ -246,6 +247,42 @@ def test_store_that_fails_shows_no_secret() -> None:
     with pytest.raises(PluginError, match="somebodys") as caught:
         PluginHost().register(Careless(), "somebodys").open_bundle_store("example://user:hunter2@host/y?token=abc")
     assert "hunter2" not in str(caught.value)
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("pg://u:p@ss@host/db", "pg://host/db"),
+        ("pg://u:p/w@host/db", "pg://host/db"),
+        ("pg://u:p?w@host/db", "pg://host/db"),
+        ("pg://u:p#w@host", "pg://host"),
+        ("pg://token@host/db?key=abc", "pg://host/db"),
+        ("pg://u:pw@host/db?mail=a@b", "pg://host/db"),
+        ("pg://host/db?mail=a@b", "pg://host/db"),
+        ("s3://bucket/portraits@2x", "s3://bucket/portraits@2x"),
+        ("pg://host:5432/a@b", "pg://host:5432/a@b"),
+        ("pg://[::1]:5432/a@b", "pg://[::1]:5432/a@b"),
+        ("file:///srv/a@b", "file:///srv/a@b"),
+        ("memory:x?key=abc", "memory:x"),
+        ("memory:x?at=//y", "memory:x"),
+        ("simplecache::s3://u:p@bucket/x", "simplecache::s3://bucket/x"),
+    ],
+)
+def test_url_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize("error", [ValueError, InvalidURL])
+@pytest.mark.parametrize(
+    "sentence",
+    ["can't reach u:hunter%402@host", "port 'hunter%402' is no number", "no user u with hunter@2", "key=abc is wrong"],
+)
+def test_failing_store_shows_no_part_of_the_secrets(sentence: str, error: type[Exception]) -> None:
+    refuses = plugin("open_bundle_store", raises(error(sentence)))
+    with pytest.raises((PluginError, InvalidURL)) as caught:
+        PluginHost().register(refuses, "somebodys").open_bundle_store("pg://u:hunter%402@host/db?key=abc")
+    assert "hunter" not in str(caught.value)
     assert "abc" not in str(caught.value)
 
 

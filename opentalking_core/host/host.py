@@ -15,6 +15,7 @@ from ..bundles.mouth import MouthLandmarks
 from ..errors import InvalidURL, OpenTalkingError, PluginError
 from .calls import HookCall, HookFailed
 from .loading import PLUGIN_EXCEPTIONS, PluginChoice, PluginInfo, PluginLoader
+from .secrets import hide_secrets, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,11 +116,11 @@ class PluginHost:
         if len(opened) > 1:
             names = " and ".join(str(info) for _, info in opened)
             remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={opened[0][1].name}"
-            raise PluginError(f"{_without_secrets(url)!r} is opened by {names}; {remedy}")
+            raise PluginError(f"{without_secrets(url)!r} is opened by {names}; {remedy}")
         if not opened:
             raise self._not_opened(url, failures)
         for failure in failures:
-            log.warning("%s", str(failure).replace(url, _without_secrets(url)))
+            log.warning("%s", hide_secrets(str(failure), url))
         return opened[0]
 
     def detectors(self) -> list[PluginInfo]:
@@ -300,11 +301,11 @@ class PluginHost:
         """Return the error for a URL that no plugin opens: why, or which package would open it."""
         for failure in failures:
             if isinstance(failure, InvalidURL):
-                return failure
-        shown = _without_secrets(url)
+                return InvalidURL(hide_secrets(str(failure), url))
+        shown = without_secrets(url)
         nobody = f"no installed plugin opens {shown!r}"
         if failures:
-            reasons = "; ".join(str(failure).replace(url, shown) for failure in failures)
+            reasons = "; ".join(hide_secrets(str(failure), url) for failure in failures)
             return PluginError(f"{nobody}; {reasons}")
         unused = "; ".join(
             f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
@@ -372,8 +373,3 @@ def _member(call: HookCall, owner: object, name: str, described: str, missing: o
 
 def _file_url(path: str) -> str:
     return "file://" + quote(str(Path(path).expanduser().absolute()))
-
-
-def _without_secrets(url: str) -> str:
-    """Return `url` as it may appear in logs and errors."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
