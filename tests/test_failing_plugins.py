@@ -286,6 +286,12 @@ def test_failing_store_shows_no_part_of_the_secrets(sentence: str, error: type[E
     assert "abc" not in str(caught.value)
 
 
+def test_failing_store_with_a_short_user_keeps_its_sentence() -> None:
+    refuses = plugin("open_bundle_store", raises(InvalidURL("a bucket at a@host is a bad idea")))
+    with pytest.raises(InvalidURL, match=r"^a bucket at host is a bad idea$"):
+        PluginHost().register(refuses, "somebodys").open_bundle_store("pg://a@host")
+
+
 def test_store_with_a_wrong_url_raises_the_plugins_own_sentence() -> None:
     refuses = plugin("open_bundle_store", raises(InvalidURL("x://y names no bucket")))
     host = PluginHost().register(refuses, "somebodys")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote
 
-#: Shorter passwords are not replaced where they stand alone: their characters occur in every sentence.
-_MIN_PASSWORD_CHARACTERS = 4
+#: Shorter secrets are not replaced where they stand alone: their characters occur in every sentence.
+_MIN_SECRET_CHARACTERS = 4
 
 
 def without_secrets(url: str) -> str:
@@ -21,11 +21,10 @@ def hide_secrets(text: str, url: str) -> str:
     text = text.replace(url, without_secrets(url))
     if userinfo:
         text = text.replace(f"{userinfo}@", "")
-    password = userinfo.partition(":")[2]
-    secrets = [userinfo, *([password] if len(password) >= _MIN_PASSWORD_CHARACTERS else []), rest.partition("?")[2]]
-    for secret in filter(None, secrets):
-        for written in dict.fromkeys((secret, unquote(secret))):
-            text = text.replace(written, "***")
+    for secret in (userinfo, userinfo.partition(":")[2], rest.partition("?")[2]):
+        if len(secret) >= _MIN_SECRET_CHARACTERS:
+            for written in (secret, unquote(secret)):
+                text = text.replace(written, "***")
     return text
 
 
