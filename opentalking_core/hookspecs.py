@@ -63,8 +63,8 @@ def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
 def register_model_types() -> Iterable[ModelType]:
     """Return the model types that you add (`opentalking_core.ModelType`).
 
-    If you raise or return something else, only your model types are missing. A model type's name that another plugin
-    has taken stops the start, with the names of both plugins.
+    Called once by each host. If you raise or return something else, only your model types are missing. A model type's
+    name that another plugin has taken stops the start, with the names of both plugins.
     """
     return ()
 

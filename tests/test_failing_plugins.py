@@ -310,6 +310,21 @@ def test_broken_model_types_lose_only_their_own(name: str, store_url: str) -> No
     assert "lips" not in types
 
 
+def test_health_asks_no_plugin_for_model_types_again(store_url: str) -> None:
+    calls: list[str] = []
+
+    def register_model_types() -> object:
+        calls.append("asked")
+        raise OSError("gone")
+
+    broken = plugin("register_model_types", register_model_types)
+    with running_service(store_url, plugins={"somebodys": broken, "fake": FakeMouth()}) as service:
+        for _ in range(2):
+            sentences = service.get("/health").json()["plugins"]["somebodys"]
+            assert sentences == ["register_model_types raised OSError: gone"]
+    assert calls == ["asked"]
+
+
 @pytest.mark.parametrize("hook", ["fetch_models", "report_problems", "startup", "shutdown"])
 def test_other_plugins_are_called_despite_a_failing_one(hook: str) -> None:
     called = []

@@ -62,6 +62,7 @@ class PluginHost:
         self._loader = PluginLoader(self.choice)
         self._calls_by_hook: dict[str, list[HookCall]] = {}
         self._set_up: dict[str, bool | HookFailed | None] | None = None
+        self._types: list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]] | None = None
         self._starting = threading.Lock()
         self._started = False
 
@@ -154,20 +155,30 @@ class PluginHost:
         """
         owners: dict[str, PluginInfo] = {}
         types: dict[str, ModelType] = {}
-        for call in self._calls("register_model_types"):
-            try:
-                registered = _model_types_of(call)
-            except HookFailed as failure:
-                log.warning("%s; its model types are missing", failure)
+        for info, registered in self._registered_types():
+            if isinstance(registered, HookFailed):
+                log.warning("%s; its model types are missing", registered)
                 continue
             for name, model_type in registered.items():
                 if name in owners:
                     raise PluginError(
-                        f"model type {name!r} is registered by {owners[name]} and {call.info};"
-                        f" block one: OPENTALKING_DISABLE_PLUGINS={call.info.name}"
+                        f"model type {name!r} is registered by {owners[name]} and {info};"
+                        f" block one: OPENTALKING_DISABLE_PLUGINS={info.name}"
                     )
-                owners[name], types[name] = call.info, model_type
+                owners[name], types[name] = info, model_type
         return types
+
+    def _registered_types(self) -> list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]]:
+        """Return each plugin's model types by name, or its failure. Each plugin is asked once."""
+        if self._types is None:
+            registered: list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]] = []
+            for call in self._calls("register_model_types"):
+                try:
+                    registered.append((call.info, _model_types_of(call)))
+                except HookFailed as failure:
+                    registered.append((call.info, failure))
+            self._types = registered
+        return self._types
 
     def authorize(self, action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
         """Return False if a plugin forbids a client to do something, else True if one allows it.
@@ -223,6 +234,7 @@ class PluginHost:
         """Forget what depends on the plugins that are loaded."""
         self._calls_by_hook.clear()
         self._set_up = None
+        self._types = None
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
@@ -248,11 +260,9 @@ class PluginHost:
             except HookFailed as failure:
                 found = [failure.reason]
             warnings.setdefault(call.info.name, []).extend(found)
-        for call in self._calls("register_model_types"):
-            try:
-                _model_types_of(call)
-            except HookFailed as failure:
-                warnings.setdefault(call.info.name, []).append(failure.reason)
+        for info, registered in self._registered_types():
+            if isinstance(registered, HookFailed):
+                warnings.setdefault(info.name, []).append(registered.reason)
         return {name: sentences for name, sentences in warnings.items() if sentences}
 
     def startup(self) -> None:
