@@ -10,13 +10,11 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from .admission import UploadSlots
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
 from .catalog.scanning import ScanningCatalog
-from .connection import StoreConnection
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -31,7 +29,9 @@ from .metrics import Metrics
 from .portrait_intake import PortraitIntake
 from .portraits.custom_avatar import candidate_ids, custom_manifest
 from .portraits.picture import measure_size, prepare_portrait
+from .store_connection import StoreConnection
 from .thumbnail_cache import ThumbnailCache
+from .upload_slots import UploadSlots
 from .workers.pool import WorkerPool
 from .workers.threads import ThreadRunner
 
