@@ -54,8 +54,9 @@ class Health(TypedDict):
             answer.
         store: the bundle store. If reading is protected, only readers get this field and the next ones.
         detectors: the mouth detectors, in the order in which they are asked.
-        plugins: what keeps other plugins from working, one sentence each, by plugin: failed imports and hooks. The
-            status doesn't depend on them.
+        plugins: what keeps other plugins from working, one sentence each, by plugin. The status doesn't depend on them.
+            Left out for clients without permission where anything needs one. Of a plugin that can't be imported, only
+            the log and the command line say why, because an exception's text may hold a secret.
     """
 
     status: Literal["ok", "degraded", "unavailable"]
@@ -64,13 +65,16 @@ class Health(TypedDict):
     plugins: NotRequired[dict[str, list[str]]]
 
 
-def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]]) -> Health:
+def assess_health(
+    store: StoreHealth, detectors: list[DetectorHealth], reported: Mapping[str, Sequence[str]], failed: Iterable[str]
+) -> Health:
     """Return the health of the service. Without a working detector, the service is degraded.
 
     Args:
         store: the store's health.
         detectors: the health of each detector.
         reported: what keeps plugins from working, by plugin.
+        failed: the plugins that could not be loaded.
     """
     works = store["problem"] is None and any(detector["ok"] for detector in detectors)
     status: Literal["ok", "degraded", "unavailable"] = "ok" if works else "degraded"
@@ -79,7 +83,10 @@ def assess_health(store: StoreHealth, detectors: list[DetectorHealth], reported:
         "status": status if store["ok"] else "unavailable",
         "store": store,
         "detectors": detectors,
-        "plugins": {name: list(sentences) for name, sentences in reported.items() if name not in elsewhere},
+        "plugins": {
+            **{name: list(sentences) for name, sentences in reported.items() if name not in elsewhere},
+            **{name: ["failed; the log says why"] for name in failed},
+        },
     }
 
 

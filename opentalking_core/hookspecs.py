@@ -63,8 +63,8 @@ def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
 def register_model_types() -> Iterable[ModelType]:
     """Return the model types that you add (`opentalking_core.ModelType`).
 
-    If you raise or return something else, only your model types are missing. A model type's name that another plugin
-    has taken stops the start, with the names of both plugins.
+    Called once by each host. If you raise or return something else, only your model types are missing. A model type's
+    name that another plugin has taken stops the start, with the names of both plugins.
     """
     return ()
 
@@ -84,8 +84,9 @@ def authorize(action: Action, avatar_id: str | None, credentials: str | None) ->
 def can_authorize() -> bool | None:
     """Return whether you are set up to authorize clients: keys are configured, for example.
 
-    Called when a server starts. If OPENTALKING_PROTECT isn't set, one True protects creating, checking and
-    deleting. If you implement `authorize` alone, it is called only where OPENTALKING_PROTECT says what to protect.
+    Called once when a server starts. If OPENTALKING_PROTECT isn't set, one True protects creating, checking and
+    deleting, and the start fails if you raise. If you implement `authorize` alone, it is called only where
+    OPENTALKING_PROTECT says what to protect.
     """
 
 

@@ -81,7 +81,7 @@ class PortraitIntake:
             if not mouth.landmarks.is_in_picture:
                 return report
             return dataclasses.replace(report, mouth=mouth_metadata(mouth.landmarks, mouth.detector))
-        reported = await asyncio.to_thread(self._host.plugin_warnings)
+        reported = await asyncio.to_thread(self._host.reported_problems)
         if any(detector["ok"] for detector in self.assess_detectors(reported)):
             return check_portrait(size, None, None)
         reason = "No mouth detector works at the moment, so no face can be found; /health says more."

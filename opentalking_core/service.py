@@ -10,13 +10,11 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from .admission import UploadSlots
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
 from .catalog.scanning import ScanningCatalog
-from .connection import StoreConnection
 from .errors import (
     AlreadyExists,
     InvalidManifest,
@@ -31,7 +29,9 @@ from .metrics import Metrics
 from .portrait_intake import PortraitIntake
 from .portraits.custom_avatar import candidate_ids, custom_manifest
 from .portraits.picture import measure_size, prepare_portrait
+from .store_connection import StoreConnection
 from .thumbnail_cache import ThumbnailCache
+from .upload_slots import UploadSlots
 from .workers.pool import WorkerPool
 from .workers.threads import ThreadRunner
 
@@ -300,7 +300,7 @@ class AvatarService:
             store_problem = self._catalog.status().last_error
         except StoreUnavailable as error:
             store_problem = str(error)
-        reported = await asyncio.to_thread(self._host.plugin_warnings)  # plugins look at their files
+        reported = await asyncio.to_thread(self._host.reported_problems)  # plugins look at their files
         status = self._catalog.status()
         store: StoreHealth = {
             "plugin": self._store_plugin.name,
@@ -310,7 +310,8 @@ class AvatarService:
             "avatars": status.avatars,
             "stale": store_problem is not None or not status.is_complete,
         }
-        return assess_health(store, self._portraits.assess_detectors(reported), reported)
+        failed = [info.name for info in self._host.plugins() if info.status == "failed"]
+        return assess_health(store, self._portraits.assess_detectors(reported), reported, failed)
 
     async def _manifest(self, avatar_id: str) -> AvatarManifest:
         """Read an avatar's manifest from the store, not from the cache."""

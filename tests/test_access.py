@@ -109,6 +109,42 @@ def test_protect_everything_requires_a_key_to_read(keys: str, store_url: str, mi
         assert "store" in client.get("/health", headers=BEARER).json()
 
 
+def test_health_tells_of_plugins_only_clients_with_a_key(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENTALKING_API_KEYS", "abc")
+    with running_service(store_url) as client:
+        anonymous, wrong = client.get("/health"), client.get("/health", headers=BEARER)
+        known = client.get("/health", headers={"Authorization": "Bearer abc"})
+    for answer in (anonymous, wrong):
+        assert answer.json()["store"]["ok"] is True
+        assert "plugins" not in answer.json()
+        assert "guessed" not in answer.text
+    assert "has only 3 characters" in known.json()["plugins"]["api_keys"][0]
+
+
+def test_health_says_only_that_a_plugin_failed(
+    store_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "broken.py").write_text("raise ValueError('token hunter2 has expired')")
+    with running_service(store_url, plugin_files=[broken], protect="nothing") as client:
+        answer = client.get("/health")
+    assert answer.json()["plugins"] == {"broken": ["failed; the log says why"]}
+    assert "hunter2" not in answer.text
+    assert "token hunter2 has expired" in caplog.text
+
+
+@pytest.mark.parametrize("protect", ["writes", "everything"])
+def test_health_is_seen_despite_a_failing_authorize_hook(store_url: str, protect: str) -> None:
+    class Broken:
+        @hookimpl
+        def authorize(self) -> bool:
+            raise ValueError("the directory of users is down")
+
+    with running_service(store_url, plugins={"broken": Broken()}, protect=protect) as client:
+        answer = client.get("/health")
+    assert answer.status_code == 200
+    assert "plugins" not in answer.json()
+
+
 def test_protected_writes_without_any_authorizing_plugin_respond_401(store_url: str, mine: str) -> None:
     with running_service(store_url, protect="writes") as client:
         assert client.delete("/avatars/mine", headers=BEARER).status_code == 401
@@ -245,6 +281,71 @@ def test_protect_auto_protects_nothing_if_no_plugin_is_set_up(
     assert ("plugin directory implements `authorize` but is never called" in caplog.text) == warned
 
 
+def test_protect_auto_protects_writes_if_a_plugin_failed(
+    store_url: str, mine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "directory.py").write_text("raise ImportError('no ldap')")
+    with running_service(store_url, plugin_files=[broken]) as client:
+        assert client.get("/avatars/mine").status_code == 200
+        assert client.delete("/avatars/mine").status_code == 401
+    (said,) = [record.getMessage() for record in caplog.records if "may be the one" in record.getMessage()]
+    assert "plugin directory failed" in said
+    assert "OPENTALKING_PROTECT=nothing" in said
+    with running_service(store_url, plugin_files=[broken], protect="nothing") as client:
+        assert client.delete("/avatars/mine").status_code == 200
+
+
+def test_protect_auto_needs_no_failed_plugin_if_keys_are_set(
+    keys: str, store_url: str, mine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (broken := tmp_path / "directory.py").write_text("raise ImportError('no ldap')")
+    with running_service(store_url, plugin_files=[broken]) as client:
+        assert client.delete("/avatars/mine").status_code == 401
+        assert client.delete("/avatars/mine", headers=BEARER).status_code == 200
+    assert "may be the one" not in caplog.text
+
+
+@pytest.mark.parametrize("protect", ["auto", "writes", "nothing"])
+def test_disabled_plugin_is_mentioned_if_auto_protects_nothing(
+    keys: str, store_url: str, protect: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, disable_plugins=("api_keys",), protect=protect) as client:
+        status = client.delete("/avatars/nobody").status_code
+    assert status == (401 if protect == "writes" else 404)
+    assert ("is disabled; with OPENTALKING_PROTECT=auto" in caplog.text) == (protect == "auto")
+
+
+def test_disabled_plugin_is_not_mentioned_if_another_one_authorizes_clients(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugins = {"directory": Directory(True)}
+    with running_service(store_url, plugins=plugins, disable_plugins=("api_keys",)) as client:
+        assert client.delete("/avatars/nobody").status_code == 401
+    assert "is disabled" not in caplog.text
+
+
+def test_failing_can_authorize_is_logged_if_nothing_is_protected(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_service(store_url, plugins={"directory": Directory("yes")}, protect="nothing") as client:
+        assert client.delete("/avatars/nobody").status_code == 404
+    assert "plugin directory: can_authorize returned str" in caplog.text
+
+
+def test_can_authorize_is_called_once_per_start(store_url: str) -> None:
+    class Counting(Directory):
+        calls = 0
+
+        @hookimpl
+        def can_authorize(self) -> bool:
+            self.calls += 1
+            return False
+
+    counting = Counting(False)
+    with running_service(store_url, plugins={"directory": counting}):
+        assert counting.calls == 1
+
+
 def test_protect_nothing_wins_over_keys(keys: str, store_url: str, mine: str) -> None:
     with running_service(store_url, plugins={"directory": Directory(True)}, protect="nothing") as client:
         assert client.delete("/avatars/mine").status_code == 200
@@ -336,6 +437,10 @@ def test_serve_on_all_addresses_without_keys_warns(
     from opentalking_core.cli import app
 
     monkeypatch.setattr(uvicorn, "run", lambda *args, **kwargs: None)  # no test listens on the network
-    ran = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0", "--store", str(tmp_path)], env=environment)
+    ran = CliRunner().invoke(
+        app, ["serve", "--host", "0.0.0.0", "--port", "0", "--store", str(tmp_path)], env=environment
+    )
     assert ran.exit_code == 0
     assert ("may create and delete avatars" in ran.stderr) == warned
+    assert ("configure a plugin that authorizes clients" in ran.stderr) == warned
+    assert "OPENTALKING_API_KEYS" not in ran.stderr

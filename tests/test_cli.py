@@ -346,6 +346,7 @@ def test_doctor_names_what_is_broken(run: Run, avatars: Path, tmp_path: Path, mo
     assert any(line.startswith("failed   store      no installed plugin opens 's4://bucket'") for line in lines)
     assert "warning  mouth      there is no mouth detector" in lines
     assert any(line.startswith("warning  port       port") for line in lines)
+    assert any(line.startswith("warning  access     plugin broken failed and may be the one") for line in lines)
     assert result.stdout.count("->") == 4
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opentalking_core.admission import UploadSlots
-from opentalking_core.connection import StoreConnection
 from opentalking_core.errors import NotFound, Overloaded, StoreUnavailable
 from opentalking_core.metrics import Metrics
+from opentalking_core.store_connection import StoreConnection
+from opentalking_core.upload_slots import UploadSlots
 
 from .helpers.service import opened_service
 from .helpers.stores import WatchedStore

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import falcon
 
+from ..errors import PluginError
 from .avatar import RESERVED_IDS
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from ..hookspecs import Action
     from ..host.host import PluginHost
+    from ..host.loading import Status
     from ..settings import Protection, Settings
 
 #: The action of a request, by route and method (HEAD counts as GET).
@@ -40,10 +42,54 @@ _CHALLENGE = 'Bearer realm="opentalking"'
 
 
 def chosen_protection(settings: Settings, host: PluginHost) -> Protection:
-    """Return what the settings protect. With "auto", that is "writes" if a plugin is set up to authorize clients."""
+    """Return what the settings protect.
+
+    With "auto", that is "writes" if a plugin is set up to authorize clients. It is also "writes" if any plugin failed:
+    the failed plugin may be the one that authorizes clients, and then nobody but its clients may write.
+
+    Raises:
+        PluginError: with "auto", a plugin can't say whether it is set up.
+    """
     if settings.protect != "auto":
         return settings.protect
-    return "writes" if True in host.authorizers().values() else "nothing"
+    return "writes" if host.can_authorize() or _names(host, "failed") else "nothing"
+
+
+def explain_closed_writes(settings: Settings, host: PluginHost) -> str | None:
+    """Return why writes are protected although no plugin is set up to authorize clients, or None if they are not.
+
+    Raises:
+        PluginError: see `chosen_protection`.
+    """
+    failed = _names(host, "failed")
+    if settings.protect != "auto" or not failed or host.can_authorize():
+        return None
+    return (
+        f"plugin {failed} failed and may be the one that authorizes clients, so creating, checking and deleting need a"
+        f" permission that no other plugin is set up to give; repair plugin {failed}, or set"
+        " OPENTALKING_PROTECT=nothing"
+    )
+
+
+def explain_open_writes(settings: Settings, host: PluginHost) -> list[str]:
+    """Return which plugins don't protect a service that protects nothing, although they might; one sentence each."""
+    warnings = []
+    if authorizers := ", ".join(host.possible_authorizers()):
+        warnings.append(
+            f"plugin {authorizers} implements `authorize` but is never called;"
+            " set OPENTALKING_PROTECT=writes or everything"
+        )
+    if settings.protect == "auto" and (disabled := _names(host, "disabled")):
+        warnings.append(
+            f"plugin {disabled} is disabled; with OPENTALKING_PROTECT=auto, nothing is protected unless another plugin"
+            " authorizes clients"
+        )
+    return warnings
+
+
+def _names(host: PluginHost, status: Status) -> str:
+    """Return the names of the plugins of this status, comma-separated."""
+    return ", ".join(dict.fromkeys(info.name for info in host.plugins() if info.status == status))
 
 
 class Access:
@@ -82,9 +128,17 @@ class Access:
 
     def sees_details(self, req: Request) -> bool:
         """Return whether a client may see details of the machine: if reading is protected, only readers may."""
-        if self._protect != "everything":
-            return True
-        return self._host.authorize("read", None, req.get_header("Authorization")) is True
+        return self._protect != "everything" or self._permits(req, "read")
+
+    def sees_plugins(self, req: Request) -> bool:
+        """Return whether a client may see what plugins report: if anything is protected, only permitted clients may."""
+        return self._protect == "nothing" or self._permits(req, "read" if self._protect == "everything" else "create")
+
+    def _permits(self, req: Request, action: Action) -> bool:
+        try:
+            return self._host.authorize(action, None, req.get_header("Authorization")) is True
+        except PluginError:  # the next protected request logs the failure; the health must be seen meanwhile
+            return False
 
 
 def unauthorized_detail(action: Action) -> str:

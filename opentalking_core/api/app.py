@@ -12,7 +12,7 @@ import falcon.asgi
 from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import Access, chosen_protection
+from .access import Access, chosen_protection, explain_closed_writes, explain_open_writes
 from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
@@ -52,6 +52,10 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     service = AvatarService(settings, host)
     observability = Observability(service.metrics, settings.access_log)
     protection = chosen_protection(settings, host)
+    if closed := explain_closed_writes(settings, host):
+        log.warning("%s", closed)
+    for warning in explain_open_writes(settings, host) if protection == "nothing" else ():
+        log.warning("%s", warning)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
     app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
     if protection != "everything":  # where reading needs a key, a response is not for every client
@@ -75,9 +79,6 @@ def _falcon_app(
     access = Access(host, protection)
     if protection != "nothing":
         app.add_middleware(access)
-    elif names := [name for name, can_authorize in host.authorizers().items() if can_authorize is not False]:
-        message = "plugin %s implements `authorize` but is never called; set OPENTALKING_PROTECT=writes or everything"
-        log.warning(message, ", ".join(names))
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     routes: dict[str, object] = {

@@ -27,7 +27,11 @@ _EXAMPLE = {
 
 
 class HealthResource:
-    """Answers 200 if avatars can be served, else 503. If reading is protected, only readers see the details."""
+    """Answers 200 if avatars can be served, else 503.
+
+    Where reading is protected, only readers see more than that. Where anything is protected, only clients with
+    permission see what plugins report.
+    """
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": Operation(
@@ -48,7 +52,12 @@ class HealthResource:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         health = await self._service.health()
-        resp.media = health if self._access.sees_details(req) else {"status": health["status"]}
+        if not self._access.sees_details(req):
+            resp.media = {"status": health["status"]}
+        elif not self._access.sees_plugins(req):
+            resp.media = {field: value for field, value in health.items() if field != "plugins"}
+        else:
+            resp.media = health
         resp.status = falcon.HTTP_503 if health["status"] == "unavailable" else falcon.HTTP_200
 
     on_head = on_get

@@ -90,6 +90,7 @@ def check_installation(location: str | None, port: int) -> Generator[Finding]:
         settings = settings.model_copy(update={"avatars_dir": location})
     host = load_host(settings)
     yield from _plugins(host)
+    yield from _access(settings, host)
     with asyncio.Runner() as runner:
         steps = _store(host, settings.avatars_dir)
         while finding := runner.run(anext(steps, None)):
@@ -117,6 +118,19 @@ def _plugins(host: PluginHost) -> Iterator[Finding]:
         host.model_types()
     except PluginError as error:
         yield Finding("plugins", "failed", str(error))
+
+
+def _access(settings: Settings, host: PluginHost) -> Iterator[Finding]:
+    from ..api.access import explain_closed_writes
+    from ..errors import PluginError
+
+    try:
+        closed = explain_closed_writes(settings, host)
+    except PluginError as error:
+        yield Finding("access", "failed", str(error), "repair the plugin, or set OPENTALKING_PROTECT")
+        return
+    if closed:
+        yield Finding("access", "warning", closed)
 
 
 async def _store(host: PluginHost, location: str) -> AsyncIterator[Finding]:

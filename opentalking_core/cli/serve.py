@@ -49,7 +49,8 @@ def serve(
     if chosen_protection(settings, host_of_plugins) == "nothing" and not _is_loopback(host):
         err.print(
             f"[yellow]warning:[/] every client that reaches {host}:{port} may create and delete avatars;"
-            " set OPENTALKING_API_KEYS, or listen on 127.0.0.1 behind a proxy that authenticates clients",
+            " configure a plugin that authorizes clients (docs/operating.md), or listen on 127.0.0.1 behind a proxy"
+            " that authenticates clients",
             soft_wrap=True,
         )
     _check_port(host, port)

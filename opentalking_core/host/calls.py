@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import PluginError
-from .loading import PLUGIN_EXCEPTIONS, restored_sys_path
+from .loading import PLUGIN_EXCEPTIONS
 
 if TYPE_CHECKING:
     import pluggy
@@ -47,8 +47,7 @@ class HookCall:
 
     def raw(self, **arguments: Any) -> Any:
         """Call the hook. Exceptions of the plugin propagate unchanged."""
-        with restored_sys_path():
-            result = self.caller(**arguments)
+        result = self.caller(**arguments)
         if self.caller.spec is not None and self.caller.spec.opts.get("firstresult"):
             return result
         return result[0] if result else None  # pluggy collects the results of other hooks in a list
@@ -80,8 +79,7 @@ class HookCall:
         if isinstance(result, str | bytes):
             raise self.wrong_result(result, f"an iterable of {described}")
         try:
-            with restored_sys_path():
-                found = list(result)
+            found = list(result)
         except TypeError as error:
             if hasattr(result, "__iter__"):
                 raise self._translate(error) from error

@@ -15,6 +15,7 @@ from ..bundles.mouth import MouthLandmarks
 from ..errors import InvalidURL, OpenTalkingError, PluginError
 from .calls import HookCall, HookFailed
 from .loading import PLUGIN_EXCEPTIONS, PluginChoice, PluginInfo, PluginLoader
+from .secrets import hide_secrets, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +61,8 @@ class PluginHost:
     def __post_init__(self) -> None:
         self._loader = PluginLoader(self.choice)
         self._calls_by_hook: dict[str, list[HookCall]] = {}
+        self._set_up: dict[str, bool | HookFailed | None] | None = None
+        self._types: list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]] | None = None
         self._starting = threading.Lock()
         self._started = False
 
@@ -72,7 +75,7 @@ class PluginHost:
             this host.
         """
         self._loader.load()
-        self._calls_by_hook.clear()
+        self._forget_answers()
         return self
 
     def register(self, plugin: object, name: str) -> PluginHost:
@@ -85,7 +88,7 @@ class PluginHost:
             this host.
         """
         self._loader.register(plugin, PluginInfo(name, "registered"))
-        self._calls_by_hook.clear()
+        self._forget_answers()
         return self
 
     def plugins(self) -> list[PluginInfo]:
@@ -114,11 +117,11 @@ class PluginHost:
         if len(opened) > 1:
             names = " and ".join(str(info) for _, info in opened)
             remedy = f"block one: OPENTALKING_DISABLE_PLUGINS={opened[0][1].name}"
-            raise PluginError(f"{_without_secrets(url)!r} is opened by {names}; {remedy}")
+            raise PluginError(f"{without_secrets(url)!r} is opened by {names}; {remedy}")
         if not opened:
             raise self._not_opened(url, failures)
         for failure in failures:
-            log.warning("%s", str(failure).replace(url, _without_secrets(url)))
+            log.warning("%s", hide_secrets(str(failure), url))
         return opened[0]
 
     def detectors(self) -> list[PluginInfo]:
@@ -152,20 +155,30 @@ class PluginHost:
         """
         owners: dict[str, PluginInfo] = {}
         types: dict[str, ModelType] = {}
-        for call in self._calls("register_model_types"):
-            try:
-                registered = _model_types_of(call)
-            except HookFailed as failure:
-                log.warning("%s; its model types are missing", failure)
+        for info, registered in self._registered_types():
+            if isinstance(registered, HookFailed):
+                log.warning("%s; its model types are missing", registered)
                 continue
             for name, model_type in registered.items():
                 if name in owners:
                     raise PluginError(
-                        f"model type {name!r} is registered by {owners[name]} and {call.info};"
-                        f" block one: OPENTALKING_DISABLE_PLUGINS={call.info.name}"
+                        f"model type {name!r} is registered by {owners[name]} and {info};"
+                        f" block one: OPENTALKING_DISABLE_PLUGINS={info.name}"
                     )
-                owners[name], types[name] = call.info, model_type
+                owners[name], types[name] = info, model_type
         return types
+
+    def _registered_types(self) -> list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]]:
+        """Return each plugin's model types by name, or its failure. Each plugin is asked once."""
+        if self._types is None:
+            registered: list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]] = []
+            for call in self._calls("register_model_types"):
+                try:
+                    registered.append((call.info, _model_types_of(call)))
+                except HookFailed as failure:
+                    registered.append((call.info, failure))
+            self._types = registered
+        return self._types
 
     def authorize(self, action: Action, avatar_id: str | None, credentials: str | None) -> bool | None:
         """Return False if a plugin forbids a client to do something, else True if one allows it.
@@ -186,18 +199,42 @@ class PluginHost:
         known = [answer for answer in answers if answer is not None]
         return all(known) if known else None
 
-    def authorizers(self) -> dict[str, bool | None]:
-        """Return the plugins that implement `authorize`, and what each answers to `can_authorize` (None: nothing).
+    def can_authorize(self) -> bool:
+        """Return whether a plugin that implements `authorize` is set up to authorize clients.
 
         Raises:
             PluginError: a plugin raised an error, or answered neither with a bool nor with None.
         """
-        answers: dict[str, bool | None] = {call.info.name: None for call in self._calls("authorize")}
-        for call in self._calls("can_authorize"):
-            answer = _yes_no_or_none(call)
-            if call.info.name in answers:
-                answers[call.info.name] = answer
-        return answers
+        answers = self._set_up_answers()
+        for answer in answers.values():
+            if isinstance(answer, HookFailed):
+                raise answer
+        return any(answers.get(call.info.name) is True for call in self._calls("authorize"))
+
+    def possible_authorizers(self) -> list[str]:
+        """Return the plugins that implement `authorize`, without those that say that they are not set up."""
+        answers = self._set_up_answers()
+        names = [call.info.name for call in self._calls("authorize")]
+        return [name for name in names if answers.get(name) is not False]
+
+    def _set_up_answers(self) -> dict[str, bool | HookFailed | None]:
+        """Return each plugin's answer to `can_authorize`, or its failure. Each plugin is asked once."""
+        if self._set_up is None:
+            answers: dict[str, bool | HookFailed | None] = {}
+            for call in self._calls("can_authorize"):
+                try:
+                    answers[call.info.name] = _yes_no_or_none(call)
+                except HookFailed as failure:
+                    log.warning("%s", failure)
+                    answers[call.info.name] = failure
+            self._set_up = answers
+        return self._set_up
+
+    def _forget_answers(self) -> None:
+        """Forget what depends on the plugins that are loaded."""
+        self._calls_by_hook.clear()
+        self._set_up = None
+        self._types = None
 
     def fetch_models(self) -> Iterator[tuple[str, Sequence[Path] | Exception]]:
         """Have each plugin fetch its model files; yield the plugin's name and the files, or what went wrong."""
@@ -209,18 +246,23 @@ class PluginHost:
 
     def plugin_warnings(self) -> dict[str, list[str]]:
         """Return what keeps plugins from working, by plugin: failed imports, failing hooks, what each one reports."""
-        warnings = {info.name: [info.reason] for info in self._loader.failed}
+        warnings = self.reported_problems()
+        for info in reversed(self._loader.failed):
+            warnings.setdefault(info.name, []).insert(0, info.reason)
+        return warnings
+
+    def reported_problems(self) -> dict[str, list[str]]:
+        """Return what keeps the loaded plugins from working, by plugin: failing hooks, and what each plugin reports."""
+        warnings: dict[str, list[str]] = {}
         for call in self._calls("report_problems"):
             try:
                 found = call.items(str, "texts")
             except HookFailed as failure:
                 found = [failure.reason]
             warnings.setdefault(call.info.name, []).extend(found)
-        for call in self._calls("register_model_types"):
-            try:
-                _model_types_of(call)
-            except HookFailed as failure:
-                warnings.setdefault(call.info.name, []).append(failure.reason)
+        for info, registered in self._registered_types():
+            if isinstance(registered, HookFailed):
+                warnings.setdefault(info.name, []).append(registered.reason)
         return {name: sentences for name, sentences in warnings.items() if sentences}
 
     def startup(self) -> None:
@@ -269,11 +311,11 @@ class PluginHost:
         """Return the error for a URL that no plugin opens: why, or which package would open it."""
         for failure in failures:
             if isinstance(failure, InvalidURL):
-                return failure
-        shown = _without_secrets(url)
+                return InvalidURL(hide_secrets(str(failure), url))
+        shown = without_secrets(url)
         not_opened = f"no installed plugin opens {shown!r}"
         if failures:
-            reasons = "; ".join(str(failure).replace(url, shown) for failure in failures)
+            reasons = "; ".join(hide_secrets(str(failure), url) for failure in failures)
             return PluginError(f"{not_opened}; {reasons}")
         unused = "; ".join(
             f"{info} {info.status}: {info.reason}".rstrip(": ") for info in self.plugins() if info.status != "active"
@@ -294,8 +336,8 @@ def _yes_no_or_none(call: HookCall, **arguments: object) -> bool | None:
 
 def _checked_store(call: HookCall, store: Any) -> BundleStore:
     """Return what `open_bundle_store` returned. Raise HookFailed if it lacks what every store has."""
-    missing = [name for name in _STORE_METHODS if not callable(getattr(store, name, None))]
-    if not isinstance(getattr(store, "url", None), str):
+    missing = [name for name in _STORE_METHODS if not callable(_member(call, store, name, "a store"))]
+    if not isinstance(_member(call, store, "url", "a store"), str):
         missing.append("url")
     if missing:
         raise call.wrong_result(store, f"a bundle store: it lacks {', '.join(missing)}")
@@ -308,12 +350,12 @@ def _model_types_of(call: HookCall) -> dict[str, ModelType]:
     types: dict[str, ModelType] = {}
     registered: list[Any] = call.items(object, "model types")
     for model_type in registered:
-        name = _member(call, model_type, "name")
+        name = _member(call, model_type, "name", "a model type")
         if not (isinstance(name, str) and name.strip()):
             raise call.wrong_result(model_type, "a model type: it has no `name`", "yielded")
-        if not callable(_member(call, model_type, "problems")):
+        if not callable(_member(call, model_type, "problems", "a model type")):
             raise call.wrong_result(model_type, f"a model type: {name!r} has no method `problems`", "yielded")
-        recipe = _member(call, model_type, "portrait_recipe", missing="none")
+        recipe = _member(call, model_type, "portrait_recipe", "a model type", missing="none")
         if not (recipe is None or isinstance(recipe, PortraitRecipe)):
             wanted = f"a model type: {name!r} has no `portrait_recipe` that is a PortraitRecipe or None"
             raise call.wrong_result(model_type, wanted, "yielded")
@@ -323,18 +365,21 @@ def _model_types_of(call: HookCall) -> dict[str, ModelType]:
     return types
 
 
-def _member(call: HookCall, model_type: object, name: str, missing: object = None) -> object:
-    """Return an attribute of a plugin's object; it may be a property that raises."""
+def _member(call: HookCall, owner: object, name: str, described: str, missing: object = None) -> object:
+    """Return an attribute of a plugin's object, or `missing`. Raise HookFailed if it is a property that raises.
+
+    Args:
+        call: the hook that returned the object.
+        owner: the object.
+        name: the attribute's name.
+        described: the object in the error's words, such as "a store".
+        missing: what to return if there is no such attribute.
+    """
     try:
-        return getattr(model_type, name, missing)
+        return getattr(owner, name, missing)
     except PLUGIN_EXCEPTIONS as error:
-        raise HookFailed(call.info, f"a model type's `{name}` raised {type(error).__name__}: {error}") from error
+        raise HookFailed(call.info, f"{described}'s `{name}` raised {type(error).__name__}: {error}") from error
 
 
 def _file_url(path: str) -> str:
     return "file://" + quote(str(Path(path).expanduser().absolute()))
-
-
-def _without_secrets(url: str) -> str:
-    """Return `url` as it may appear in logs and errors."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]

@@ -139,7 +139,7 @@ class PluginLoader:
             self.usable[info.name] = replace(info, status="disabled")
             return
         try:
-            with restored_sys_path():
+            with _restored_sys_path():
                 plugin = load()
                 self.register(plugin() if isinstance(plugin, type) else plugin, info)
         except PLUGIN_EXCEPTIONS as error:
@@ -149,8 +149,8 @@ class PluginLoader:
 
 
 @contextlib.contextmanager
-def restored_sys_path() -> Iterator[None]:
-    """Undo what code that fails has done to sys.path: a failed `import cv2` leaves OpenCV's own folder in it."""
+def _restored_sys_path() -> Iterator[None]:
+    """Undo what an import that fails has done to sys.path: a failed `import cv2` leaves OpenCV's own folder in it."""
     before = sys.path[:]
     try:
         yield
