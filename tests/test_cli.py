@@ -350,6 +350,14 @@ def test_doctor_names_what_is_broken(run: Run, avatars: Path, tmp_path: Path, mo
     assert result.stdout.count("->") == 4
 
 
+def test_doctor_names_a_plugin_that_cannot_say_whether_it_authorizes(run: Run, avatars: Path, tmp_path: Path) -> None:
+    code = "\n@hookimpl\ndef can_authorize():\n    raise OSError('no directory of users')\n"
+    (tmp_path / "fake.py").write_text(DETECTOR + code)
+    result = run("doctor", "--store", avatars, "--port", _free_port())
+    assert result.exit_code == 1
+    assert "can_authorize raised OSError: no directory of users" in result.stdout
+
+
 def test_doctor_mouth_not_found_fails(run: Run, avatars: Path, tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(DETECTOR.replace("image.mean() > 1", "False"))
     result = run("doctor", "--store", avatars, "--port", _free_port())

@@ -45,7 +45,7 @@ def chosen_protection(settings: Settings, host: PluginHost) -> Protection:
     """Return what the settings protect.
 
     With "auto", that is "writes" if a plugin is set up to authorize clients. It is also "writes" if any plugin failed:
-    the failed plugin may be the one that authorizes clients, and then nobody but its clients may write.
+    the failed plugin may be the one that authorizes clients, and its failure must not open the service.
 
     Raises:
         PluginError: with "auto", a plugin can't say whether it is set up.
@@ -61,8 +61,7 @@ def explain_closed_writes(settings: Settings, host: PluginHost) -> str | None:
     Raises:
         PluginError: see `chosen_protection`.
     """
-    failed = _names(host, "failed")
-    if settings.protect != "auto" or not failed or host.can_authorize():
+    if settings.protect != "auto" or host.can_authorize() or not (failed := _names(host, "failed")):
         return None
     return (
         f"plugin {failed} failed and may be the one that authorizes clients, so creating, checking and deleting need a"
