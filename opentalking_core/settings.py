@@ -51,7 +51,8 @@ class Settings(BaseSettings):
     protect: Literal["auto"] | Protection = Field(
         default="auto",
         description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
-        " or everything; auto: writes if a plugin can authorize clients (keys are set, for example), else nothing.",
+        " or everything. auto: writes if a plugin can authorize clients (if keys are set, for example) or if a plugin"
+        " failed, because it may be the one; else nothing.",
     )
     gallery: bool = Field(default=True, description="Whether to serve the gallery, a page for people, at /.")
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")

@@ -70,20 +70,13 @@ def explain_closed_writes(settings: Settings, host: PluginHost) -> str | None:
     )
 
 
-def explain_open_writes(settings: Settings, host: PluginHost) -> list[str]:
-    """Return which plugins don't protect a service that protects nothing, although they might; one sentence each."""
-    warnings = []
-    if authorizers := ", ".join(host.possible_authorizers()):
-        warnings.append(
-            f"plugin {authorizers} implements `authorize` but is never called;"
-            " set OPENTALKING_PROTECT=writes or everything"
-        )
-    if settings.protect == "auto" and (disabled := _names(host, "disabled")):
-        warnings.append(
-            f"plugin {disabled} is disabled; with OPENTALKING_PROTECT=auto, nothing is protected unless another plugin"
-            " authorizes clients"
-        )
-    return warnings
+def explain_unasked_plugins(host: PluginHost) -> str | None:
+    """Return which plugins could authorize clients but are never asked, because nothing is protected."""
+    if not (authorizers := ", ".join(host.possible_authorizers())):
+        return None
+    return (
+        f"plugin {authorizers} implements `authorize` but is never called; set OPENTALKING_PROTECT=writes or everything"
+    )
 
 
 def _names(host: PluginHost, status: Status) -> str:

@@ -12,7 +12,7 @@ import falcon.asgi
 from ..host.host import MOUTH_PACKAGE, PluginChoice, PluginHost
 from ..service import AvatarService
 from ..settings import Settings
-from .access import Access, chosen_protection, explain_closed_writes, explain_open_writes
+from .access import Access, chosen_protection, explain_closed_writes, explain_unasked_plugins
 from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
@@ -54,8 +54,8 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     protection = chosen_protection(settings, host)
     if closed := explain_closed_writes(settings, host):
         log.warning("%s", closed)
-    for warning in explain_open_writes(settings, host) if protection == "nothing" else ():
-        log.warning("%s", warning)
+    if protection == "nothing" and (unasked := explain_unasked_plugins(host)):
+        log.warning("%s", unasked)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
     app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
     if protection != "everything":  # where reading needs a key, a response is not for every client
