@@ -47,20 +47,21 @@ def test_pause_between_scans_does_not_count_the_reading_of_manifests(store_type:
     assert store.opened == ["anna/manifest.json"]
 
 
+async def scan_until_complete(store: WatchedStore, clock: Callable[[], float]) -> None:
+    """Scan periodically until the list is complete, and for a moment longer."""
+    catalog = catalog_over(store, clock)
+    catalog.start()
+    try:
+        await until(lambda: catalog.status().is_complete)
+        await asyncio.sleep(0.1)
+    finally:
+        await catalog.stop()
+
+
 def test_pause_between_scans_grows_with_the_time_to_list_the_bundles() -> None:
     store = WatchedStore()
-
-    async def scan_once() -> None:
-        # The clock jumps 1,000 s when a scan begins, so the next scan is due 2,000 s later.
-        catalog = catalog_over(store, lambda: time.monotonic() + 1000 * store.scans)
-        catalog.start()
-        try:
-            await until(lambda: catalog.status().is_complete)
-            await asyncio.sleep(0.1)
-        finally:
-            await catalog.stop()
-
-    asyncio.run(scan_once())
+    # The clock jumps 1,000 s when a scan begins, so the next scan is due 2,000 s later.
+    asyncio.run(scan_until_complete(store, lambda: time.monotonic() + 1000 * store.scans))
     assert store.scans == 1
 
 
@@ -68,16 +69,6 @@ def test_pause_between_scans_counts_reads_that_fail() -> None:
     store = WatchedStore()
     store.put("anna", "ben")
     store.broken["open anna/manifest.json"] = StoreUnavailable("the server is down")
-
-    async def scan_once() -> None:
-        # The clock jumps 1,000 s when a manifest is opened, so the next scan is due 2,000 s later.
-        catalog = catalog_over(store, lambda: time.monotonic() + 1000 * len(store.opened))
-        catalog.start()
-        try:
-            await until(lambda: catalog.status().is_complete)
-            await asyncio.sleep(0.1)
-        finally:
-            await catalog.stop()
-
-    asyncio.run(scan_once())
+    # The clock jumps 1,000 s when a manifest is opened, so the next scan is due 2,000 s later.
+    asyncio.run(scan_until_complete(store, lambda: time.monotonic() + 1000 * len(store.opened)))
     assert store.scans == 1
