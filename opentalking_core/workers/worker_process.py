@@ -83,7 +83,7 @@ def _end(signal_number: int, frame: FrameType | None) -> None:
 def _keep_freed_memory() -> None:
     """Have glibc use freed memory for the next picture, instead of returning it to the system.
 
-    Without this call an upload of 790x1166 pixels takes 16 % more time (medians of 64 uploads to either service in turn).
+    Without this call an upload of 790x1166 pixels takes 16 % more time (64 uploads, in turn with and without).
     """
     with contextlib.suppress(AttributeError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
