@@ -142,7 +142,7 @@ def service(store_url: str, fake_mouth: FakeMouth, unseen: list[str]) -> Iterato
     with running_service(store_url, plugins={"fake_mouth": fake_mouth}, refresh_seconds=0.05) as client:
 
         def let_it_see(request: httpx.Request) -> None:
-            if unseen and request.url.path in ("/avatars", "/avatars/", "/health"):
+            if unseen and request.url.path.rstrip("/") in ("/avatars", "/health", "/healthz"):
                 unseen.clear()
                 before = _scans(client)
                 deadline = time.monotonic() + MAX_SCAN_SECONDS
