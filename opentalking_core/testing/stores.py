@@ -87,6 +87,19 @@ async def contents(store: BundleStore, avatar_id: str) -> dict[str, bytes]:
     return {path: await read(store, avatar_id, path) for path in await infos(store, avatar_id)}
 
 
+class PausedStream:
+    """A file's content as a stream, b"firstsecond", that stops halfway until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.halfway, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"first"
+        self.halfway.set()
+        await self.go_on.wait()
+        yield b"second"
+
+
 async def pieces(content: bytes, size: int) -> AsyncIterator[bytes]:
     """Yield `content` in pieces of `size` bytes."""
     for start in range(0, len(content), size):
@@ -335,18 +348,11 @@ class BundleStoreContract(Contract):
         """A bundle is invisible while it is written, even if its manifest comes first. Then it is complete."""
 
         async def scenario() -> None:
-            halfway, go_on = asyncio.Event(), asyncio.Event()
-
-            async def slow() -> AsyncIterator[bytes]:
-                yield b"first"
-                halfway.set()
-                await go_on.wait()
-                yield b"second"
-
-            creating = asyncio.create_task(opened.create("anna", {**bundle(), "slow.bin": slow(), "last.bin": b"x"}))
-            await halfway.wait()
+            stream = PausedStream()
+            creating = asyncio.create_task(opened.create("anna", {**bundle(), "slow.bin": stream, "last.bin": b"x"}))
+            await stream.halfway.wait()
             await assert_absent(opened, "anna")
-            go_on.set()
+            stream.go_on.set()
             while not creating.done():
                 if "anna" in await ids(opened):
                     assert len(await infos(opened, "anna")) == 6
@@ -548,19 +554,12 @@ class BundleStoreContract(Contract):
         """Entering a store doesn't remove a bundle that another store is writing."""
 
         async def scenario() -> None:
-            halfway, go_on = asyncio.Event(), asyncio.Event()
-
-            async def slow() -> AsyncIterator[bytes]:
-                yield b"first"
-                halfway.set()
-                await go_on.wait()
-                yield b"second"
-
-            creating = asyncio.create_task(opened.create("anna", {**bundle(), "slow.bin": slow()}))
-            await halfway.wait()
+            stream = PausedStream()
+            creating = asyncio.create_task(opened.create("anna", {**bundle(), "slow.bin": stream}))
+            await stream.halfway.wait()
             async with second_store as second:
                 assert await ids(second) == []
-                go_on.set()
+                stream.go_on.set()
                 await creating
                 assert await contents(second, "anna") == {**bundle(), "slow.bin": b"firstsecond"}
 
