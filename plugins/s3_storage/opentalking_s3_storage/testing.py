@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -63,8 +64,20 @@ class SeaweedFS:
         return {"AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
 
     def start(self) -> None:
-        """Start the server and wait until it responds. A second start uses the same port."""
-        self.port = self.port or _free_ports()
+        """Start the server and wait until it responds. A second start uses the same port.
+
+        Raises:
+            RuntimeError: the server ended five times, or doesn't respond.
+        """
+        ports = [self.port] if self.port else [_free_ports() for _ in range(5)]
+        for self.port in ports:
+            self.process = self._run()
+            if self._is_ready():
+                return
+            self.stop()  # another process may have taken one of the ports in the meantime
+        raise RuntimeError(f"weed ended, or does not answer; see {self.folder / 'log'}")
+
+    def _run(self) -> subprocess.Popen[bytes]:
         names = ("master.port", "volume.port", "filer.port", "admin.port")
         ports = [f"-{name}={self.port + n}" for n, name in enumerate(names, 1)]
         command = [
@@ -74,15 +87,17 @@ class SeaweedFS:
         ]  # fmt: skip
         with (self.folder / "log").open("ab") as log:
             environment = {**os.environ, **self.environment}
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603
+
+    def _is_ready(self) -> bool:
+        """Wait until the bucket exists, for 30 seconds at most. Return False as soon as the server ends."""
         for _ in range(600):
-            if self.process.poll() is not None:
-                raise RuntimeError(f"weed ended with {self.process.returncode}; see {self.folder / 'log'}")
+            if self.process is None or self.process.poll() is not None:
+                return False
             if self._has_bucket():
-                return
+                return True
             time.sleep(0.05)
-        self.stop()
-        raise RuntimeError(f"weed does not answer; see {self.folder / 'log'}")
+        return False
 
     def stop(self) -> None:
         """Stop the server and keep its data."""
@@ -145,17 +160,16 @@ def _binary() -> str:
 
 
 def _free_ports() -> int:
-    """Return the first of several consecutive free ports whose gRPC ports are free as well."""
+    """Return the first of several consecutive free ports whose gRPC ports are free as well.
+
+    All of them lie below 32768, where Linux begins to give ports to clients.
+    """
     for _ in range(100):
+        port = random.randrange(10_240, 32_768 - _GRPC_PORT_OFFSET - _PORTS)  # noqa: S311 - no secret
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            if port > 65535 - _GRPC_PORT_OFFSET - _PORTS:
-                port -= 25000
             try:
                 for offset in range(_PORTS):
-                    for candidate in {port + offset, port + offset + _GRPC_PORT_OFFSET} - {first.getsockname()[1]}:
+                    for candidate in (port + offset, port + offset + _GRPC_PORT_OFFSET):
                         stack.enter_context(socket.socket()).bind(("127.0.0.1", candidate))
             except OSError:
                 continue
