@@ -15,6 +15,7 @@ from .bundles.store import (
     FileInfo,
     FileReader,
     PresignedURLs,
+    ReplaceableManifests,
 )
 from .bundles.store_helpers import check_new_bundle, chunk_ranges, concurrently, finish
 from .errors import (
@@ -23,6 +24,7 @@ from .errors import (
     InvalidManifest,
     InvalidRequest,
     InvalidURL,
+    ManifestChanged,
     NotFound,
     OpenTalkingError,
     PluginError,
@@ -49,6 +51,7 @@ __all__ = [
     "InvalidManifest",
     "InvalidRequest",
     "InvalidURL",
+    "ManifestChanged",
     "ModelType",
     "MouthLandmarks",
     "NotFound",
@@ -58,6 +61,7 @@ __all__ = [
     "PortraitRecipe",
     "PresignedURLs",
     "Problem",
+    "ReplaceableManifests",
     "StoreFull",
     "StoreUnavailable",
     "check_new_bundle",

@@ -5,6 +5,9 @@
     ├── TooLarge                an upload exceeds a limit                                        413
     ├── NotFound                no such avatar, or no such file in its bundle                    404
     ├── NotDeletable            the avatar is built in or hidden                                 403
+    ├── NotChangeable           the avatar is built in or hidden                                 403
+    ├── ManifestChanged         somebody else has changed the manifest                           412
+    ├── NotSupported            the store lacks an optional ability                              501
     ├── AlreadyExists           a bundle of that id is there; nothing was written
     ├── InvalidManifest         a manifest.json can't be read
     ├── InvalidBundle           strict validation found errors; `problems` holds them all
@@ -15,8 +18,8 @@
     ├── StoreFull               the backend has no room left                                     507
     └── PluginError             a plugin can't be loaded, or breaks its contract
 
-Stores raise NotFound, AlreadyExists, StoreUnavailable and StoreFull, and never a backend's own exception type. The
-numbers are what the HTTP API answers (`opentalking_core.api.errors`).
+Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull, and never a backend's own
+exception type. The numbers are what the HTTP API answers (`opentalking_core.api.errors`).
 """
 
 from __future__ import annotations
@@ -61,6 +64,18 @@ class NotFound(OpenTalkingError):
 
 class NotDeletable(OpenTalkingError):
     """The avatar is built in or hidden and can't be deleted through the API."""
+
+
+class NotChangeable(OpenTalkingError):
+    """The avatar is built in or hidden and can't be changed through the API."""
+
+
+class ManifestChanged(OpenTalkingError):
+    """The manifest is not the expected version, because somebody else was faster; nothing was written."""
+
+
+class NotSupported(OpenTalkingError):
+    """The avatars' store lacks an optional ability that the request needs."""
 
 
 class AlreadyExists(OpenTalkingError):

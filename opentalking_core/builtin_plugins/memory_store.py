@@ -17,6 +17,7 @@ from opentalking_core import (
     AlreadyExists,
     BundleVersion,
     FileInfo,
+    ManifestChanged,
     NotFound,
     check_new_bundle,
     chunk_ranges,
@@ -110,8 +111,7 @@ class MemoryStore:
         bundle = {}
         for path, source in files.items():
             content = source if isinstance(source, bytes) else b"".join([chunk async for chunk in source])
-            info = FileInfo(path, len(content), f"{_process}-{next(_count)}", time.time())
-            bundle[path] = MemoryFile(info, content)
+            bundle[path] = _new_file(path, content)
         if self._bundles.setdefault(avatar_id, bundle) is not bundle:
             raise taken
         self._shared.stamp = next(_count)
@@ -121,5 +121,19 @@ class MemoryStore:
             raise NotFound(f"there is no avatar {avatar_id!r}")
         self._shared.stamp = next(_count)
 
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        bundle = self._bundles.get(avatar_id)
+        if bundle is None:
+            raise NotFound(f"there is no avatar {avatar_id!r}")
+        if bundle[MANIFEST].info.etag != expected_etag:
+            raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
+        bundle[MANIFEST] = _new_file(MANIFEST, manifest)
+        self._shared.stamp = next(_count)
+        return bundle[MANIFEST].info.etag
+
     def change_stamp(self) -> Hashable:
         return self._shared.stamp
+
+
+def _new_file(path: str, content: bytes) -> MemoryFile:
+    return MemoryFile(FileInfo(path, len(content), f"{_process}-{next(_count)}", time.time()), content)

@@ -117,14 +117,14 @@ class BundleStore(Protocol):
 
 @runtime_checkable
 class ChangeStamp(Protocol):
-    """An optional ability of a store: to tell within microseconds that no bundle was added or removed.
+    """An optional ability of a store: to tell within microseconds that no bundle was added, removed or changed.
 
     A store whose stamp may be late, even by milliseconds, must not have this method: the host would answer requests
     with a list that lacks avatars.
     """
 
     def change_stamp(self) -> Hashable:
-        """Return a value that differs as soon as any process's `create` or `delete` has returned.
+        """Return a value that differs as soon as any process's `create`, `delete` or `replace_manifest` has returned.
 
         Called on the event loop, for most requests.
         """
@@ -137,4 +137,33 @@ class PresignedURLs(Protocol):
 
     async def presigned_url(self, avatar_id: str, path: str, seconds: float) -> str:
         """Return a URL with which anyone can GET the file for `seconds`. Raises NotFound, StoreUnavailable."""
+        ...
+
+
+@runtime_checkable
+class ReplaceableManifests(Protocol):
+    """An optional ability of a store: to replace the manifest of an existing bundle, if nobody else was faster."""
+
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        """Write a new manifest.json in the place of the present one, whole and durable, or not at all.
+
+        A reader sees the old manifest or the new one, and so does the next start after a crash. Of several writers
+        that expect one version, exactly one succeeds. A bundle that is deleted meanwhile stays deleted. `expected_etag`
+        is the `FileInfo.etag` of the manifest that the caller has read. While the manifest stays the same, this tag
+        must stay the same, also right after the manifest was written.
+
+        Args:
+            avatar_id: the bundle's id.
+            manifest: the content of the new manifest.json.
+            expected_etag: the entity tag of the manifest.json to replace.
+
+        Returns:
+            the entity tag of the new manifest.json.
+
+        Raises:
+            ManifestChanged: the present manifest has another entity tag. Nothing was written.
+            NotFound: there is no such bundle, or it was deleted meanwhile.
+            StoreFull: the backend has no room left. Nothing was written.
+            StoreUnavailable: the backend can't be used. If it failed halfway, the new manifest may be there.
+        """
         ...

@@ -15,6 +15,9 @@ The tests are plain functions: they need pytest and no plugin for asyncio.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import multiprocessing
 import random
 import time
 from itertools import pairwise
@@ -23,13 +26,21 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from opentalking_core.bundles.store import MANIFEST, PREVIEW, BundleStore, ChangeStamp, FileInfo
-from opentalking_core.errors import AlreadyExists, NotFound, StoreUnavailable
+from opentalking_core.bundles.store import (
+    MANIFEST,
+    PREVIEW,
+    BundleStore,
+    ChangeStamp,
+    FileInfo,
+    ReplaceableManifests,
+)
+from opentalking_core.errors import AlreadyExists, ManifestChanged, NotFound, StoreUnavailable
 
 from .contract import Contract
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from multiprocessing.connection import Connection
 
 T = TypeVar("T")
 
@@ -85,6 +96,46 @@ async def read(store: BundleStore, avatar_id: str, path: str) -> bytes:
 async def contents(store: BundleStore, avatar_id: str) -> dict[str, bytes]:
     """Return the content of every file of a bundle, by path."""
     return {path: await read(store, avatar_id, path) for path in await infos(store, avatar_id)}
+
+
+async def manifest_etag(store: BundleStore, avatar_id: str) -> str:
+    """Return the entity tag of a bundle's manifest, as a reader gets it."""
+    async with store.open(avatar_id, MANIFEST) as reader:
+        return reader.info.etag
+
+
+def manifest(seed: int, size: int = 0) -> bytes:
+    """Return a manifest of `size` bytes or a few more. Another `seed` gives another manifest of the same length."""
+    return b'{"id": "x", "seed": "%08d", "filler": "%s"}' % (seed, b"x" * size)
+
+
+#: Size of the manifests that a writer writes until it is killed.
+_KILLED_WRITERS_BYTES = 500_000
+
+
+def replace_until_killed(make_store: Callable[[str], BundleStore], url: str, first: Connection) -> None:
+    """Replace the manifest of the bundle `anna` without end. Run this in a process, and kill the process.
+
+    Args:
+        make_store: makes a store of `url`.
+        url: the store's URL.
+        first: gets True after the first replacement, or False if this process doesn't see the bundle.
+    """
+
+    async def replace() -> None:
+        async with make_store(url) as store:
+            assert isinstance(store, ReplaceableManifests)
+            try:
+                etag = await manifest_etag(store, "anna")
+            except NotFound:
+                first.send(False)
+                return
+            for seed in itertools.count():
+                etag = await store.replace_manifest("anna", manifest(seed, _KILLED_WRITERS_BYTES), etag)
+                if seed == 0:
+                    first.send(True)
+
+    asyncio.run(replace())
 
 
 class PausedStream:
@@ -503,13 +554,16 @@ class BundleStoreContract(Contract):
         assert len(set(seen)) == 6
 
     def test_the_change_stamp_tells_of_changes(self, opened: BundleStore, run: Run) -> None:
-        """The stamp differs after each `create` and `delete`, even in quick succession, and then stays the same."""
+        """The stamp differs after each change, even in quick succession, and then stays the same."""
         if not isinstance(opened, ChangeStamp):
             pytest.skip("an optional ability that this store doesn't have")
         stamps = [opened.change_stamp()]
         for n in range(5):
             run(opened.create(f"anna-{n}", bundle()))
             stamps.append(opened.change_stamp())
+            if isinstance(opened, ReplaceableManifests):
+                run(opened.replace_manifest(f"anna-{n}", manifest(n), run(manifest_etag(opened, f"anna-{n}"))))
+                stamps.append(opened.change_stamp())
             run(opened.delete(f"anna-{n}"))
             stamps.append(opened.change_stamp())
         assert all(earlier != later for earlier, later in pairwise(stamps))
@@ -568,14 +622,208 @@ class BundleStoreContract(Contract):
     def test_the_change_stamp_tells_of_another_stores_changes(
         self, opened: BundleStore, second: BundleStore, run: Run
     ) -> None:
-        """The stamp differs as soon as another store's `create` or `delete` has returned, not some time later."""
+        """The stamp differs as soon as another store's change has returned, not some time later."""
         if not isinstance(opened, ChangeStamp):
             pytest.skip("an optional ability that this store doesn't have")
+
+        async def replace(avatar_id: str) -> None:
+            if isinstance(second, ReplaceableManifests):
+                await second.replace_manifest(avatar_id, manifest(1), await manifest_etag(second, avatar_id))
+
         for n in range(5):
-            for change in (second.create(f"anna-{n}", bundle()), second.delete(f"anna-{n}")):
+            avatar_id = f"anna-{n}"
+            changes = [second.create(avatar_id, bundle()), second.delete(avatar_id)]
+            if isinstance(second, ReplaceableManifests):
+                changes.insert(1, replace(avatar_id))
+            for change in changes:
                 before = opened.change_stamp()
                 run(change)
                 assert opened.change_stamp() != before
+
+    # -- replacing manifests, an optional ability
+
+    @pytest.fixture
+    def replacing(self, opened: BundleStore) -> ReplaceableManifests:
+        """Return the store, entered, if it has the ability."""
+        if not isinstance(opened, ReplaceableManifests):
+            pytest.skip("an optional ability that this store doesn't have")
+        return opened
+
+    @pytest.fixture
+    def second_replacing(self, replacing: ReplaceableManifests, second: BundleStore) -> ReplaceableManifests:
+        """Return another store over the same backend, entered, if it has the ability."""
+        assert isinstance(second, ReplaceableManifests)
+        return second
+
+    def test_a_replaced_manifest_is_seen_at_once(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """Readers get the new manifest and its etag, scans another version, and the other files are untouched."""
+        run(opened.create("anna", bundle()))
+
+        async def version() -> str:
+            (found,) = [found async for found in opened.scan()]
+            return found.version
+
+        versions = [run(version())]
+        for seed in range(1, 6):
+            etag = run(replacing.replace_manifest("anna", manifest(seed), run(manifest_etag(opened, "anna"))))
+            assert run(contents(opened, "anna")) == {**bundle(), MANIFEST: manifest(seed)}
+            assert etag == run(manifest_etag(opened, "anna")) == run(infos(opened, "anna"))[MANIFEST].etag
+            versions.append(run(version()))
+        assert len(set(versions)) == 6
+
+    def test_a_manifest_of_another_version_is_not_replaced(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """`replace_manifest` raises ManifestChanged and changes nothing."""
+        run(opened.create("anna", bundle()))
+        old = run(manifest_etag(opened, "anna"))
+        run(replacing.replace_manifest("anna", manifest(1), old))
+        for etag in (old, "", "no-such-tag", "*", 'W/"x"'):
+            with pytest.raises(ManifestChanged):
+                run(replacing.replace_manifest("anna", manifest(2), etag))
+        assert run(contents(opened, "anna")) == {**bundle(), MANIFEST: manifest(1)}
+
+    def test_the_tag_that_replacing_returns_can_be_expected_at_once(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """A tag stays the same while the manifest does, also in the moment after it was written."""
+        run(opened.create("anna", bundle()))
+        etag = run(manifest_etag(opened, "anna"))
+        for seed in range(10):
+            etag = run(replacing.replace_manifest("anna", manifest(seed), etag))
+        run(settle())
+        assert run(manifest_etag(opened, "anna")) == etag
+        assert run(read(opened, "anna", MANIFEST)) == manifest(9)
+
+    def test_replacing_what_is_not_there_is_not_found(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """A bundle that was deleted stays deleted."""
+        run(opened.create("anna", bundle()))
+        etag = run(manifest_etag(opened, "anna"))
+        run(opened.delete("anna"))
+        for avatar_id in ("anna", "nobody", *NOT_IDS):
+            with pytest.raises(NotFound):
+                run(replacing.replace_manifest(avatar_id, manifest(1), etag))
+        assert run(ids(opened)) == []
+        run(assert_absent(opened, "anna"))
+
+    def test_of_writers_in_two_stores_exactly_one_wins(
+        self,
+        opened: BundleStore,
+        replacing: ReplaceableManifests,
+        second_replacing: ReplaceableManifests,
+        run: Run,
+    ) -> None:
+        """The others get ManifestChanged, and the manifest is the winner's."""
+        run(opened.create("anna", bundle()))
+
+        async def race(round_number: int, etag: str) -> list[str | BaseException]:
+            writers = (
+                store.replace_manifest("anna", manifest(round_number * 10 + n), etag)
+                for n, store in enumerate([replacing, second_replacing] * 3)
+            )
+            return await asyncio.gather(*writers, return_exceptions=True)
+
+        for round_number in range(5):
+            results = run(race(round_number, run(manifest_etag(opened, "anna"))))
+            assert sum(isinstance(result, ManifestChanged) for result in results) == 5, results
+            winner = next(n for n, result in enumerate(results) if isinstance(result, str))
+            assert run(read(opened, "anna", MANIFEST)) == manifest(round_number * 10 + winner)
+            assert run(manifest_etag(opened, "anna")) == results[winner]
+
+    def test_readers_see_the_old_manifest_or_the_new_one(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """A manifest that is replaced while it is read is whole, and its bundle is always there."""
+        manifests = [manifest(seed, 300_000) for seed in range(20)]
+        run(opened.create("anna", {**bundle(), MANIFEST: manifests[0]}))
+
+        async def scenario() -> None:
+            async def replace() -> None:
+                etag = await manifest_etag(opened, "anna")
+                for content in manifests[1:]:
+                    etag = await replacing.replace_manifest("anna", content, etag)
+
+            writing = asyncio.create_task(replace())
+            while not writing.done():
+                assert await read(opened, "anna", MANIFEST) in manifests
+                assert await ids(opened) == ["anna"]
+                assert len(await infos(opened, "anna")) == len(bundle())
+                await asyncio.sleep(0)
+            await writing
+
+        run(scenario())
+
+    def test_a_deleted_bundle_is_not_brought_back_by_a_writer(
+        self,
+        opened: BundleStore,
+        second: BundleStore,
+        second_replacing: ReplaceableManifests,
+        run: Run,
+    ) -> None:
+        """The bundle is gone when `delete` has returned, and a new bundle of this id keeps its own manifest."""
+
+        async def race() -> None:
+            etag = await manifest_etag(second, "anna")
+            changes = (second_replacing.replace_manifest("anna", manifest(n), etag) for n in range(3))
+            deleted, *replaced = await asyncio.gather(opened.delete("anna"), *changes, return_exceptions=True)
+            assert deleted is None
+            assert all(isinstance(result, str | NotFound | ManifestChanged) for result in replaced), replaced
+
+        for seed in range(8):
+            run(opened.create("anna", bundle(seed=seed)))
+            run(race())
+            for store in (opened, second):
+                run(assert_absent(store, "anna"))
+        run(opened.create("anna", bundle(seed=1)))
+        assert run(contents(second, "anna")) == bundle(seed=1)
+
+    def test_a_cancelled_writer_leaves_one_of_the_manifests(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """The manifest is the old one or the new one, and the next writer succeeds."""
+        run(opened.create("anna", bundle()))
+
+        async def scenario() -> None:
+            old = bundle()[MANIFEST]
+            for seed in range(10):
+                etag, new = await manifest_etag(opened, "anna"), manifest(seed, 300_000)
+                writing = asyncio.create_task(replacing.replace_manifest("anna", new, etag))
+                await asyncio.sleep(seed * 0.001)
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+                found = await read(opened, "anna", MANIFEST)
+                assert found in (old, new)
+                old = found
+            await replacing.replace_manifest("anna", manifest(99), await manifest_etag(opened, "anna"))
+            assert await contents(opened, "anna") == {**bundle(), MANIFEST: manifest(99)}
+
+        run(scenario())
+
+    def test_a_killed_writer_leaves_one_of_the_manifests(
+        self, opened: BundleStore, replacing: ReplaceableManifests, run: Run
+    ) -> None:
+        """The process is killed at any moment: the manifest is whole, and the next process can replace it."""
+        run(opened.create("anna", bundle()))
+        process = multiprocessing.get_context("spawn")
+        for attempt in range(3):
+            first, theirs = process.Pipe(duplex=False)
+            writer = process.Process(target=replace_until_killed, args=(type(opened), opened.url, theirs), daemon=True)
+            writer.start()
+            theirs.close()
+            assert first.poll(60), "the writer has not started"
+            if not first.recv():
+                pytest.skip("another process doesn't see this store's bundles")
+            time.sleep(random.random() * 0.05)  # noqa: S311
+            writer.kill()
+            writer.join()
+            found = run(read(opened, "anna", MANIFEST))
+            assert found == manifest(int(json.loads(found)["seed"]), _KILLED_WRITERS_BYTES), "the manifest is torn"
+            assert run(contents(opened, "anna")) == {**bundle(), MANIFEST: found}
+            run(replacing.replace_manifest("anna", manifest(attempt), run(manifest_etag(opened, "anna"))))
 
     # -- many at once, and trouble
 

@@ -7,13 +7,14 @@ including links to folders, are treated as absent. Files are opened folder by fo
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
 import stat
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from opentalking_core import (
     AlreadyExists,
     BundleVersion,
     FileInfo,
+    ManifestChanged,
     NotFound,
     StoreFull,
     StoreUnavailable,
@@ -54,6 +56,9 @@ _OPEN_FILE = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)  # opening 
 #: often, and reusing the freed pages makes uploads about 10 % faster on VMs with memory ballooning. Manifests are
 #: smaller and stay cached, because the next scan reads them.
 MAX_CACHED_FILE_BYTES = 64 * 1024
+
+#: Larger files are not read as manifests.
+MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
 #: From linux/fs.h: share another file's blocks. btrfs, XFS, bcachefs, and OverlayFS and NFS over them can.
 _FICLONE = 0x40049409
@@ -96,6 +101,20 @@ def version(status: os.stat_result) -> str:
     token = f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}-{status.st_ino:x}"
     now = time.time_ns()
     return f"{token}-{now:x}" if now - status.st_ctime_ns < _CLOCK_TICK_NS else token
+
+
+def is_manifest(path: str, status: os.stat_result) -> bool:
+    """Return whether a file of a bundle is the manifest, and not too large to be one."""
+    return path == MANIFEST and status.st_size <= MAX_MANIFEST_BYTES
+
+
+def content_etag(content: bytes) -> str:
+    """Return the entity tag of a manifest.
+
+    A writer expects the tag of the manifest that it has read. `version` won't do for that: in the moment after a change
+    it equals no other token.
+    """
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def stamp(status: os.stat_result) -> object:
@@ -180,12 +199,35 @@ def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
                 with suppress(NotFound):
                     if is_bundle_path(path):
                         status = _file_status(root, f"{root}/{avatar_id}/{path}", name, folder_fd)
-                        found.append(FileInfo(path, status.st_size, version(status), status.st_mtime))
+                        etag = _manifest_etag(root, avatar_id) if path == MANIFEST else version(status)
+                        found.append(FileInfo(path, status.st_size, etag, status.st_mtime))
         if not is_at(bundle, root / avatar_id):  # the list may lack files that were removed first
             raise NotFound(f"avatar {avatar_id!r} was deleted")
     finally:
         os.close(bundle)
     return found
+
+
+def _manifest_etag(root: Path, avatar_id: str) -> str:
+    fd = open_file(root, avatar_id, MANIFEST)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound(f"the manifest of avatar {avatar_id!r} is not a file")
+        return content_etag(pread(fd, 0, status.st_size)) if is_manifest(MANIFEST, status) else version(status)
+    finally:
+        os.close(fd)
+
+
+def pread(fd: int, start: int, stop: int) -> bytes:
+    """Return a range of an open file. Raises StoreUnavailable if the file is shorter."""
+    data = os.pread(fd, stop - start, start)
+    while len(data) < stop - start:
+        more = os.pread(fd, stop - start - len(data), start + len(data))
+        if not more:
+            raise StoreUnavailable("the file was cut short while it was being read")
+        data += more
+    return data
 
 
 def _file_status(root: Path, path: str, name: str | None = None, folder: int | None = None) -> os.stat_result:
@@ -312,6 +354,33 @@ class Draft:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def replace_manifest(root: Path, avatar_id: str, content: bytes, expected_etag: str, scratch: Scratch) -> None:
+    """Write a new manifest, flush it, and rename it over the present one. Raises NotFound, ManifestChanged.
+
+    Between the comparison and the rename, only `delete` or an editor can change the bundle. The rename ends in the
+    folder that was opened, wherever `delete` has moved that folder.
+    """
+    draft = scratch.new()
+    try:
+        draft.write_bytes(content)
+        _flush(draft)
+        with scratch.manifests_locked():
+            folder = open_bundle(root, avatar_id)
+            try:
+                if _manifest_etag(root, avatar_id) != expected_etag:
+                    raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
+                os.rename(draft, MANIFEST, dst_dir_fd=folder)
+                _flush(root / avatar_id)
+                if not is_at(folder, root / avatar_id):
+                    raise NotFound(f"avatar {avatar_id!r} was deleted")
+            finally:
+                os.close(folder)
+    finally:
+        draft.unlink(missing_ok=True)
+    with suppress(PermissionError):  # in a root that others own, only a scan shows the new manifest to other processes
+        os.utime(root)  # changes the stamp
+
+
 def delete(root: Path, avatar_id: str, scratch: Scratch) -> None:
     """Rename the bundle away, then remove it. Raises NotFound."""
     os.close(open_bundle(root, avatar_id))
@@ -325,7 +394,10 @@ def delete(root: Path, avatar_id: str, scratch: Scratch) -> None:
         # A full disk has no room for the scratch folder, and an overlay file system can't rename folders of its lower
         # layer. Removing the manifest deletes the bundle as well.
         gone = home
-        (home / MANIFEST).unlink()
+        with ExitStack() as stack:
+            with suppress(OSError):  # without room for the lock's file, nobody can write a new manifest either
+                stack.enter_context(scratch.manifests_locked())
+            (home / MANIFEST).unlink()
         _flush(home)
     _flush(root)
     shutil.rmtree(gone, ignore_errors=True)

@@ -2,6 +2,7 @@
 
     <root>/.opentalking/<token>/         the bundles that one open store is writing or removing
     <root>/.opentalking/<token>.lock     locked (flock) while that store is open and its process is alive
+    <root>/.opentalking/manifests.lock   locked (flock) for the moment in which a manifest is replaced; never removed
 
 A crashed process leaves a token whose lock is free. The next store that is entered sweeps such tokens, and leaves the
 tokens of live processes alone. The lock is created before the folder and removed after it, so a folder without a lock
@@ -16,7 +17,7 @@ import re
 import shutil
 import threading
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 try:
@@ -25,6 +26,7 @@ except ImportError:  # Windows is not supported: importing works, writing fails
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -86,6 +88,18 @@ class Scratch:
     def new(self) -> Path:
         """Return an unused path in the token's folder."""
         return self.folder() / uuid.uuid4().hex
+
+    @contextmanager
+    def manifests_locked(self) -> Iterator[None]:
+        """Keep the other threads and processes that use this root from replacing a manifest meanwhile."""
+        self._refuse_link()
+        self._hidden.mkdir(exist_ok=True)
+        lock = os.open(self._hidden / "manifests.lock", _LOCK_FLAGS)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
 
     def release(self) -> None:
         """Remove the token with its contents. Raises nothing."""

@@ -159,6 +159,13 @@ class LocalStore:
     async def delete(self, avatar_id: str) -> None:
         await self._write(f"avatar {avatar_id!r}", NotFound, disk.delete, self._root, avatar_id, self._scratch)
 
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        what = f"avatar {avatar_id!r}"
+        await self._write(
+            what, NotFound, disk.replace_manifest, self._root, avatar_id, manifest, expected_etag, self._scratch
+        )
+        return disk.content_etag(manifest)
+
     def _read(self, what: str, absent: Absent, function: Callable[..., T], *args: object) -> Future[T]:
         return get_running_loop().run_in_executor(self._readers, self._guard, what, absent, function, *args)
 
@@ -180,11 +187,14 @@ class LocalReader:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"{path} is not a file")
-        self.info = FileInfo(path, status.st_size, disk.version(status), status.st_mtime)
         self._read, self._fd, self._data = read, fd, b""
-        if status.st_size <= _CHUNK_BYTES:
+        etag = disk.version(status)
+        if (is_manifest := disk.is_manifest(path, status)) or status.st_size <= _CHUNK_BYTES:
             self._data = self._pread(0, status.st_size)
             self.close()
+            if is_manifest:
+                etag = disk.content_etag(self._data)
+        self.info = FileInfo(path, status.st_size, etag, status.st_mtime)
 
     def close(self) -> None:
         """Close the descriptor, if it is open."""
@@ -193,13 +203,7 @@ class LocalReader:
             self._fd = -1
 
     def _pread(self, start: int, stop: int) -> bytes:
-        data = os.pread(self._fd, stop - start, start)
-        while len(data) < stop - start:
-            more = os.pread(self._fd, stop - start - len(data), start + len(data))
-            if not more:
-                raise StoreUnavailable(f"{self.info.path} was cut short while it was being read")
-            data += more
-        return data
+        return disk.pread(self._fd, start, stop)
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         for offset, length in chunk_ranges(self.info.size, start, stop, _CHUNK_BYTES):

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from opentalking_core import (
+    MANIFEST,
     AlreadyExists,
     BundleVersion,
     FileInfo,
     InvalidURL,
+    ManifestChanged,
     NotFound,
     StoreFull,
     StoreUnavailable,
@@ -142,6 +144,21 @@ class ExampleStore:
     def _remove(self, avatar_id: str) -> int:
         with self._transaction() as database:
             return database.execute("DELETE FROM bundles WHERE avatar_id = ?", (avatar_id,)).rowcount
+
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        return await asyncio.to_thread(self._replace, avatar_id, manifest, expected_etag)
+
+    def _replace(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        new_etag = secrets.token_hex(8)
+        bundle = (avatar_id, MANIFEST)
+        change = "UPDATE files SET content = ?, etag = ?, modified = ? WHERE avatar_id = ? AND path = ? AND etag = ?"
+        with self._transaction() as database:
+            if not database.execute(change, (manifest, new_etag, time.time(), *bundle, expected_etag)).rowcount:
+                if database.execute("SELECT 1 FROM bundles WHERE avatar_id = ?", (avatar_id,)).fetchone():
+                    raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
+                raise NotFound(f"there is no avatar {avatar_id!r}")
+            database.execute("UPDATE bundles SET version = ? WHERE avatar_id = ?", (new_etag, avatar_id))
+        return new_etag
 
     async def _query(self, sql: str, *values: str) -> list[Any]:
         def query() -> list[Any]:
