@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("opentalking")
 hookimpl = pluggy.HookimplMarker("opentalking")  #: marks a plugin's hook implementations
 
-#: What a client wants to do. "check" means to check a portrait without making an avatar of it.
-Action = Literal["list", "read", "create", "check", "delete"]
+#: What a client wants to do. "check" means to check a portrait without making an avatar of it, "update" to change an
+#: avatar's name or metadata.
+Action = Literal["list", "read", "create", "check", "update", "delete"]
 
 
 @hookspec
@@ -84,8 +85,8 @@ def authorize(action: Action, avatar_id: str | None, credentials: str | None) ->
 def can_authorize() -> bool | None:
     """Return whether you are set up to authorize clients: keys are configured, for example.
 
-    Called once when a server starts. If OPENTALKING_PROTECT isn't set, one True protects creating, checking and
-    deleting, and the start fails if you raise. If you implement `authorize` alone, it is called only where
+    Called once when a server starts. If OPENTALKING_PROTECT isn't set, one True protects creating, checking,
+    changing and deleting, and the start fails if you raise. If you implement `authorize` alone, it is called only where
     OPENTALKING_PROTECT says what to protect.
     """
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import unicodedata
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from .bundles.display_name import checked_name
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
@@ -25,6 +25,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .health import assess_health
+from .manifest_editor import ManifestEditor
 from .metrics import Metrics
 from .portrait_intake import PortraitIntake
 from .portraits.custom_avatar import candidate_ids, custom_manifest
@@ -36,11 +37,12 @@ from .workers.pool import WorkerPool
 from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
     from contextlib import AbstractContextManager
 
     from .bundles.manifest import AvatarSummary
     from .bundles.model_type import PortraitRecipe
+    from .bundles.reading import StoredManifest
     from .bundles.store import FileReader
     from .catalog import Catalog, Listing, ListingPage, ListingQuery
     from .health import Health, StoreHealth
@@ -54,8 +56,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_NAME_CHARACTERS = 200
-
 #: How many ids to try for a new avatar. Each is a millisecond later than the one before.
 MAX_ID_ATTEMPTS = 1000
 
@@ -64,7 +64,7 @@ _PRESIGNED_URL_SECONDS = 300.0
 
 
 class AvatarService:
-    """Lists, reads, makes and deletes avatars. An async context manager; one per process and event loop.
+    """Lists, reads, makes, changes and deletes avatars. An async context manager; one per process and event loop.
 
     Args:
         settings: where the store is, and the limits for portraits.
@@ -98,6 +98,7 @@ class AvatarService:
         # the list. Checking more often would cost backend requests.
         max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
         self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
+        self._editor = ManifestEditor(self._store, self._model_types, self._catalog, self._files, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
         self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
@@ -202,7 +203,7 @@ class AvatarService:
             NotFound: there is no such base.
             StoreFull, StoreUnavailable, Overloaded, WorkersUnavailable: nothing was written.
         """
-        name = _checked_name(name)
+        name = checked_name(name)
         base = await self._base_manifest(base_avatar_id)
         recipe = self._portrait_recipe(base_avatar_id, base)
         portrait, mouth = await self._portraits.process(image, prepare_portrait)
@@ -282,16 +283,39 @@ class AvatarService:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
         if not manifest.is_custom:
             raise NotDeletable(f"avatar {avatar_id!r} is built in and can't be deleted; only custom avatars can")
-        try:
-            with self._catalog.local_change(), self.metrics.store_operation("delete"):
-                await self._store.delete(avatar_id)
-        except NotFound:  # another process has deleted it meanwhile
+        async with self._editor.lock(avatar_id):
+            try:
+                with self._catalog.local_change(), self.metrics.store_operation("delete"):
+                    await self._store.delete(avatar_id)
+            except NotFound:  # another process has deleted it meanwhile
+                self._files.forget(avatar_id)
+                self._catalog.deleted(avatar_id)
+                raise _no_avatar(avatar_id) from None
             self._files.forget(avatar_id)
             self._catalog.deleted(avatar_id)
-            raise _no_avatar(avatar_id) from None
-        self._files.forget(avatar_id)
-        self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
+
+    async def change(
+        self, avatar_id: str, patch: Mapping[str, Any], expected_etags: Collection[str] | None = None
+    ) -> StoredManifest:
+        """Change the manifest of a custom avatar by a JSON merge patch on `name` and `metadata`.
+
+        Returns:
+            the new version of the manifest; the present one if the patch changes nothing.
+
+        Raises:
+            OpenTalkingError: see `ManifestEditor.change`. An avatar whose manifest can't be read is NotFound.
+        """
+        await self._prepare_access(avatar_id)
+        try:
+            version = await self._editor.change(avatar_id, patch, expected_etags)
+        except NotFound:
+            self._files.forget(avatar_id)
+            raise _no_avatar(avatar_id) from None
+        except InvalidManifest as error:
+            raise _unusable(avatar_id, error) from None
+        log.info("changed avatar %s", avatar_id)
+        return version
 
     async def health(self) -> Health:
         """Return which store and detectors are in use and whether each works: the body of GET /health."""
@@ -321,7 +345,7 @@ class AvatarService:
         except NotFound:
             raise _no_avatar(avatar_id) from None
         except InvalidManifest as error:
-            raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+            raise _unusable(avatar_id, error) from None
 
     @contextlib.asynccontextmanager
     async def _file(self, avatar_id: str, path: str) -> AsyncIterator[StoredFile]:
@@ -335,7 +359,7 @@ class AvatarService:
                 missing = "" if path == MANIFEST else f", or it has no {path}"
                 raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
             except InvalidManifest as error:
-                raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
+                raise _unusable(avatar_id, error) from None
             yield file
 
     async def _base_manifest(self, base_avatar_id: str) -> AvatarManifest:
@@ -365,12 +389,5 @@ def _no_avatar(avatar_id: str) -> NotFound:
     return NotFound(f"there is no avatar {_shown(avatar_id)}")
 
 
-def _checked_name(name: str) -> str:
-    name = " ".join(name.split())
-    if not name:
-        raise InvalidRequest("name is blank: give the avatar a display name")
-    if len(name) > MAX_NAME_CHARACTERS:
-        raise InvalidRequest(f"name has {len(name)} characters; at most {MAX_NAME_CHARACTERS} are accepted")
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
-        raise InvalidRequest("name holds control characters; send plain text")
-    return name
+def _unusable(avatar_id: str, error: InvalidManifest) -> NotFound:
+    return NotFound(f"there is no usable avatar {avatar_id!r}: its {error}")

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Names = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment, not JSON
 
-#: Which actions need a plugin's permission: "writes" are creating, checking and deleting.
+#: Which actions need a plugin's permission: "writes" are creating, checking, changing and deleting.
 Protection = Literal["nothing", "writes", "everything"]
 
 
@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     )
     protect: Literal["auto"] | Protection = Field(
         default="auto",
-        description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, deleting)"
-        " or everything. auto: writes if a plugin can authorize clients (if keys are set, for example) or if a plugin"
-        " failed, because it may be the one; else nothing.",
+        description="What needs a key, or another plugin's permission: nothing, writes (creating, checking, changing,"
+        " deleting) or everything. auto: writes if a plugin can authorize clients (if keys are set, for example) or if"
+        " a plugin failed, because it may be the one; else nothing.",
     )
     gallery: bool = Field(default=True, description="Whether to serve the gallery, a page for people, at /.")
     access_log: bool = Field(default=False, description="Whether to log a line for each request.")

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from ..host.loading import Status
     from ..settings import Protection, Settings
 
+#: The action of a request that changes one avatar, by method.
+_ACTIONS_ON_AVATAR: dict[str, Action] = {"PATCH": "update", "DELETE": "delete"}
+
 #: The action of a request, by route and method (HEAD counts as GET).
 _ACTIONS: dict[tuple[str, str], Action] = {
     ("/avatars", "GET"): "list",
     ("/avatars/check", "POST"): "check",
     ("/avatars/custom", "POST"): "create",
-    ("/avatars/{avatar_id}", "DELETE"): "delete",
-    **{(f"/avatars/{reserved_id}", "DELETE"): "delete" for reserved_id in RESERVED_IDS},
+    **{
+        (f"/avatars/{avatar_id}", method): action
+        for avatar_id in ("{avatar_id}", *RESERVED_IDS)
+        for method, action in _ACTIONS_ON_AVATAR.items()
+    },
 }
 
 #: Routes that reveal nothing about avatars: health for load balancers, the pages, and the pages' files.
@@ -34,6 +40,7 @@ _GERUNDS: dict[Action, str] = {
     "read": "reading this",
     "check": "checking a portrait",
     "create": "creating an avatar",
+    "update": "changing an avatar",
     "delete": "deleting an avatar",
 }
 
@@ -64,8 +71,8 @@ def explain_closed_writes(settings: Settings, host: PluginHost) -> str | None:
     if settings.protect != "auto" or host.can_authorize() or not (failed := _names(host, "failed")):
         return None
     return (
-        f"plugin {failed} failed and may be the one that authorizes clients, so creating, checking and deleting need a"
-        f" permission that no other plugin is set up to give; repair plugin {failed}, or set"
+        f"plugin {failed} failed and may be the one that authorizes clients, so creating, checking, changing and"
+        f" deleting need a permission that no other plugin is set up to give; repair plugin {failed}, or set"
         " OPENTALKING_PROTECT=nothing"
     )
 

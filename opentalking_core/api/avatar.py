@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import falcon
 
 from .. import errors
+from .conditional import REVALIDATE
 from .files import answer_stored_file
+from .merge_patch import BODY, WRONG_TYPE_DETAIL, expected_etags, read_patch
 from .operation import (
     FILE_HEADERS,
     REQUEST_HEADERS,
     Operation,
+    error_response,
     json_response,
     not_modified_response,
     range_responses,
@@ -41,7 +44,7 @@ _DELETED = {"type": "object", "required": ["deleted"], "properties": {"deleted":
 
 
 class AvatarResource:
-    """Answers with an avatar's manifest.json as it is stored, and deletes custom avatars."""
+    """Answers with an avatar's manifest.json as it is stored; changes and deletes custom avatars."""
 
     operations: ClassVar[Mapping[str, Operation]] = {
         "GET": Operation(
@@ -55,7 +58,37 @@ class AvatarResource:
                 **range_responses("application/json"),
             },
             errors=(errors.NotFound, errors.StoreUnavailable),
-            request_headers=tuple(REQUEST_HEADERS),
+            request_headers=tuple(name for name in REQUEST_HEADERS if name != "If-Match"),
+        ),
+        "PATCH": Operation(
+            id="change_avatar",
+            tag="avatars",
+            summary="Change a custom avatar's name and metadata",
+            description="A JSON merge patch (RFC 7396) on `name` and `metadata`. Without `If-Match`, the patch is"
+            " applied to the present version. The answer is the new manifest, as it is stored. `metadata.animation`"
+            " takes the outlines of the mouth: the centre and the radii are computed from them, and"
+            " `metadata.mouth_polygon_source` becomes `manual`.",
+            responses={
+                200: json_response(schema_reference("AvatarManifest"), _MANIFEST_EXAMPLE, ("ETag", "Cache-Control")),
+                415: error_response(
+                    "The body has another media type.",
+                    {"MediaType": WRONG_TYPE_DETAIL.format("'text/plain'")},
+                    ("Accept-Patch",),
+                ),
+            },
+            errors=(
+                errors.InvalidRequest,
+                errors.TooLarge,
+                errors.NotFound,
+                errors.NotChangeable,
+                errors.ManifestChanged,
+                errors.NotSupported,
+                errors.Overloaded,
+                errors.StoreUnavailable,
+                errors.StoreFull,
+            ),
+            request_headers=("If-Match",),
+            form=BODY,
         ),
         "DELETE": Operation(
             id="delete_avatar",
@@ -77,6 +110,13 @@ class AvatarResource:
 
     on_head = on_get
 
+    async def on_patch(self, req: Request, resp: Response, avatar_id: str) -> None:
+        expected = expected_etags(req)
+        changed = await self._service.change(avatar_id, await read_patch(req, resp), expected)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.set_headers((("ETag", f'"{changed.etag}"'), ("Cache-Control", REVALIDATE)))
+        resp.data = changed.content
+
     async def on_delete(self, req: Request, resp: Response, avatar_id: str) -> None:
         await self._service.delete(avatar_id)
         resp.media = {"deleted": True}
@@ -91,6 +131,9 @@ class ReservedIdResource(AvatarResource):
         await super().on_get(req, resp, self.reserved_id)
 
     on_head = on_get
+
+    async def on_patch(self, req: Request, resp: Response, avatar_id: str = "") -> None:
+        await super().on_patch(req, resp, self.reserved_id)
 
     async def on_delete(self, req: Request, resp: Response, avatar_id: str = "") -> None:
         await super().on_delete(req, resp, self.reserved_id)

@@ -19,7 +19,8 @@ from ..health import DetectorHealth, Health, StoreHealth
 from ..portraits.checks import PortraitCheck, PortraitReport
 from .access import OPEN_ROUTES, action_of, forbidden_detail, unauthorized_detail
 from .errors import STATUS, UNEXPECTED_DETAIL
-from .operation import EXAMPLES, REQUEST_HEADERS, error_response
+from .merge_patch import patch_schema
+from .operation import EXAMPLES, NAME, REQUEST_HEADERS, error_response
 from .upload import MAX_IMAGE_BYTES, TOO_SLOW_DETAIL
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ with 304 while the response would be the same. HEAD works wherever GET does.
 """
 
 _TAGS = {
-    "avatars": "List, read, create and delete avatars.",
+    "avatars": "List, read, create, change and delete avatars.",
     "portraits": "Photos that become avatars.",
     "service": "For operators of the service.",
     "pages": "For people.",
@@ -67,6 +68,7 @@ _HEADERS: dict[str, tuple[str, Json]] = {
     "Last-Modified": ("When the content was changed.", {"type": "string"}),
     "Cache-Control": ("`no-cache`: a client may keep a copy, but has to ask before each use.", {"type": "string"}),
     "Vary": ("Request headers on which the response depends.", {"type": "string"}),
+    "Accept-Patch": ("The media types that a PATCH may have.", {"type": "string"}),
     "Accept-Ranges": ("`bytes`.", {"type": "string", "const": "bytes"}),
     "Content-Range": ("Which part of the file this is.", {"type": "string"}),
     "X-Total-Count": (
@@ -200,6 +202,7 @@ def _schemas() -> Json:
         for name, field in schema["properties"].items():
             field.pop("title", None)
             field["description"] = fields[name]
+    schemas["AvatarPatch"] = patch_schema(NAME)
     schemas["Error"] = {
         "type": "object",
         "required": ["detail"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..bundles.display_name import MAX_NAME_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,7 +21,18 @@ REQUEST_HEADERS: dict[str, str] = {
     "If-None-Match": "ETags of the versions that the client has.",
     "If-Modified-Since": "Last-Modified of the client's version; ignored if If-None-Match is sent.",
     "Range": "A part of the file, such as `bytes=0-1023`.",
+    "If-Match": "ETags of the versions that may be changed; without it, or with `*`, any version is changed.",
     "If-Range": "The ETag of the version of which the client wants a part; if the file has changed, all of it is sent.",
+}
+
+#: The schema of an avatar's name, which is not blank and contains no control characters.
+NAME: Json = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_NAME_CHARACTERS,
+    "pattern": r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$",
+    "example": "Alice",
+    "description": "The name that people see.",
 }
 
 #: A sentence that a client may get, for each error.
@@ -29,6 +41,10 @@ EXAMPLES: dict[type[errors.OpenTalkingError], str] = {
     errors.TooLarge: "the image exceeds 10 MB; send a smaller one",
     errors.NotFound: "there is no avatar 'nobody'",
     errors.NotDeletable: "avatar 'demo-avatar' is built in and can't be deleted; only custom avatars can",
+    errors.NotChangeable: "avatar 'demo-avatar' is built in and can't be changed; only custom avatars can",
+    errors.ManifestChanged: "avatar 'custom-alice' has changed meanwhile: read its manifest again, and send the change"
+    " with the new ETag",
+    errors.NotSupported: "avatars in shelf:///srv/avatars can't be changed: its plugin can't replace manifests",
     errors.Overloaded: "32 uploads are being worked on already; try again",
     errors.StoreUnavailable: "the folder /srv/avatars can't be read: Permission denied",
     errors.StoreFull: "the disk is full: nothing was written",
@@ -49,7 +65,7 @@ class Operation:
         errors: what the operation raises.
         parameters: of the query; those of the path are added to the document by the path's template.
         request_headers: keys of `REQUEST_HEADERS`.
-        form: the body that the operation reads, from `image_form`.
+        form: the body that the operation reads: a form from `image_form`, or JSON.
         alias_of: the id of the same operation at its usual path.
     """
 

@@ -7,10 +7,9 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import errors
-from ..service import MAX_NAME_CHARACTERS
 from .avatar import ReservedId, ReservedIdResource, operations_of_reserved_id
 from .avatar_list import SUMMARY_EXAMPLE
-from .operation import Operation, image_form, json_response, links, schema_reference
+from .operation import NAME, Operation, image_form, json_response, links, schema_reference
 from .upload import AvatarForm, read_avatar_form, read_image
 
 if TYPE_CHECKING:
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from falcon.asgi import Request, Response
 
 _NOT_BLANK = r"[^\s\x00-\x1f\x7f-\x9f]"
-
-#: A name is not blank, and contains no control characters.
-_NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 
 _REPORT_EXAMPLE = {
     "passed": False,
@@ -36,14 +32,7 @@ _REPORT_EXAMPLE = {
 }  # fmt: skip
 
 _FORM_FIELDS: dict[str, dict[str, Any]] = {
-    "name": {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": MAX_NAME_CHARACTERS,
-        "pattern": _NAME,
-        "example": "Alice",
-        "description": "The name that people see.",
-    },
+    "name": NAME,
     "base_avatar_id": {
         "type": "string",
         "minLength": 1,

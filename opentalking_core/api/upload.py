@@ -13,7 +13,7 @@ from falcon.media import MultipartFormHandler
 from ..errors import InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from falcon.asgi.multipart import BodyPart
 
@@ -78,7 +78,7 @@ async def _read_form(req: falcon.asgi.Request, resp: falcon.asgi.Response) -> di
     if length is not None and length > MAX_IMAGE_BYTES + _MAX_OTHER_BYTES:
         raise _too_large()
     form = await _form_handler.deserialize_async(
-        _limited(req.stream, MAX_IMAGE_BYTES + _MAX_OTHER_BYTES),  # type: ignore[arg-type]  # an iterator does
+        limited(req.stream, MAX_IMAGE_BYTES + _MAX_OTHER_BYTES, _too_large),  # type: ignore[arg-type]  # an iterator does
         content_type,
         length,
     )
@@ -105,8 +105,18 @@ def _name(part: BodyPart) -> str | None:
         raise InvalidRequest("the name of a field or of its file is not UTF-8 text") from None
 
 
-async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
-    """Yield the stream in chunks. Raises TooLarge beyond `limit` bytes, or HTTP 408 if the chunks arrive too slowly."""
+async def limited(stream: Any, limit: int, too_large: Callable[[], TooLarge]) -> AsyncIterator[bytes]:
+    """Yield the body of a request in chunks.
+
+    Args:
+        stream: the request's.
+        limit: the largest number of bytes.
+        too_large: returns the error to raise beyond `limit`.
+
+    Raises:
+        TooLarge: from `too_large`.
+        falcon.HTTPError: 408, the chunks arrive too slowly.
+    """
     chunks = aiter(stream)
     deadline = asyncio.get_running_loop().time() + UPLOAD_GRACE_SECONDS
     while True:
@@ -124,7 +134,7 @@ async def _limited(stream: Any, limit: int) -> AsyncIterator[bytes]:
         deadline += len(chunk) / MIN_BYTES_PER_SECOND
         limit -= len(chunk)
         if limit < 0:
-            raise _too_large()
+            raise too_large()
         for start in range(0, len(chunk), _CHUNK_BYTES):
             yield chunk[start : start + _CHUNK_BYTES]
 

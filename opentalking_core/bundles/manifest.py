@@ -159,13 +159,13 @@ class AvatarManifest(BaseModel):
         """Return the content of a manifest.json with these values, unknown keys included.
 
         Raises:
-            InvalidManifest: a number is too large for JSON readers (1e400).
+            InvalidManifest: a number is too large for JSON readers (1e400), or a text can't be encoded as UTF-8.
         """
         try:
             text = json.dumps(self.model_dump(exclude_unset=True), ensure_ascii=False, indent=2, allow_nan=False)
+            return text.encode() + b"\n"
         except ValueError as error:
             raise InvalidManifest(f"manifest.json can't be written: {error}") from None
-        return text.encode() + b"\n"
 
 
 def _explain(error: ValidationError) -> str:

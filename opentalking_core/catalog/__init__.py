@@ -79,7 +79,8 @@ class CatalogStatus:
 class Catalog(Protocol):
     """The avatars of one bundle store. The store is entered before `start`.
 
-    A process that creates or deletes a bundle does so inside `local_change()` and then calls `created` or `deleted`.
+    A process that creates, changes or deletes a bundle does so inside `local_change()`, and then calls `created`,
+    `changed` or `deleted`.
     """
 
     def start(self) -> None:
@@ -111,11 +112,15 @@ class Catalog(Protocol):
         ...
 
     def local_change(self) -> AbstractContextManager[None]:
-        """Return a context manager to enter while this process creates or deletes a bundle in the store."""
+        """Return a context manager to enter while this process creates, changes or deletes a bundle."""
         ...
 
     def created(self, avatar_id: str, manifest: AvatarManifest) -> None:
         """Record that this process has created a bundle: the next request lists it."""
+        ...
+
+    def changed(self, avatar_id: str, manifest: AvatarManifest) -> None:
+        """Record that this process has replaced a bundle's manifest: the next request lists it."""
         ...
 
     def deleted(self, avatar_id: str) -> None:

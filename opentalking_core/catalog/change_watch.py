@@ -39,8 +39,8 @@ class ScanStart:
 class ChangeWatch:
     """Decides whether a request needs a new scan, from the store's change stamp.
 
-    A stamp that differs from the one at the start of the last scan says that some process added or removed a bundle.
-    A local change (a bundle that this process creates or deletes) makes the stamp differ as well, although the catalog
+    A stamp that differs from the one at the start of the last scan says that some process changed the store. A local
+    change (a bundle that this process creates, changes or deletes) makes the stamp differ as well, although the catalog
     already knows about it. Under constant uploads every request would then wait for a scan. So while a local change
     runs, and for STAMP_PAUSE_SECONDS after it, the stamp is ignored; what other processes change meanwhile shows after
     the next periodic scan. A change by another process that was visible just before the local one is remembered: it

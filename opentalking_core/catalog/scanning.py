@@ -78,7 +78,7 @@ class ScanningCatalog:
         self._refreshing = asyncio.Lock()
         self._refresh_started = float("-inf")
         self._store_seconds = 0.0  # how long the last scan took to list the bundles; with the reads, if any failed
-        self._changed_during_scan: set[str] = set()  # ids created or deleted here since the last scan began
+        self._changed_during_scan: set[str] = set()  # ids created, changed or deleted here since the last scan began
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_complete = False
         self._last_error: str | None = None
@@ -120,13 +120,17 @@ class ScanningCatalog:
         return self._change_stamp()
 
     def local_change(self) -> AbstractContextManager[None]:
-        """Return a context manager to enter while this process creates or deletes a bundle; see `ChangeWatch`."""
+        """Return a context manager to enter while this process changes the store; see `ChangeWatch`."""
         return self._watch.local_change()
 
     def created(self, avatar_id: str, manifest: AvatarManifest) -> None:
         """Record that this process has created a bundle: the next request lists it."""
         self._changed_during_scan.add(avatar_id)
         self._set(avatar_id, Entry.of(avatar_id, manifest, version=None))
+
+    def changed(self, avatar_id: str, manifest: AvatarManifest) -> None:
+        """Record that this process has replaced a bundle's manifest: the next request lists it."""
+        self.created(avatar_id, manifest)
 
     def deleted(self, avatar_id: str) -> None:
         """Record that this process has deleted a bundle: the next request does not list it."""
@@ -191,8 +195,7 @@ class ScanningCatalog:
 
         async def update(bundle: BundleVersion) -> None:
             entry = await self._read(bundle, failures)
-            was_deleted_here = bundle.avatar_id in self._changed_during_scan and not self._index.get(bundle.avatar_id)
-            if not was_deleted_here:
+            if bundle.avatar_id not in self._changed_during_scan:  # otherwise the scan may have read it before that
                 self._set(bundle.avatar_id, entry)
 
         await concurrently(changed, update, MAX_CONCURRENT_READS)
