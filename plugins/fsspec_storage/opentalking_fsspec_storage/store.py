@@ -4,6 +4,8 @@
   `delete` removes it first. Where fsspec renames by copying, a reader may see half a manifest for a moment.
 * A lock per id lets exactly one creator win within one process. Between processes the later creator may overwrite the
   earlier one. New avatars have unique ids, so only `copy` and `demo` can collide.
+* The same lock lets exactly one of several writers replace a manifest. Between processes the later writer may overwrite
+  the earlier one, and a manifest that is written while another process deletes the bundle may stay.
 * A created bundle is as durable as the file system makes it.
 * The files of a writer that crashed stay until the id is created again. There is no sweep, because nothing tells
   whether their writer is still alive.
@@ -33,6 +35,7 @@ from opentalking_core import (
     BundleVersion,
     FileInfo,
     InvalidURL,
+    ManifestChanged,
     NotFound,
     StoreFull,
     StoreUnavailable,
@@ -56,6 +59,7 @@ T = TypeVar("T")
 _CHUNK_BYTES = 4 * 1024 * 1024
 _WRITE_BUFFER_BYTES = 2 * _CHUNK_BYTES
 _SCAN_BATCH = 64  # number of manifests that a scan asks for at the same time
+_MAX_READS = 10  # of a file or a listing that changes during each of them
 _THREADS = 16
 _TIMEOUT_VARIABLE = "OPENTALKING_FSSPEC_TIMEOUT_SECONDS"
 
@@ -128,13 +132,15 @@ class FsspecStore:
             yield info
 
     def _files(self, avatar_id: str) -> list[FileInfo]:
-        before = etag(self._info(avatar_id, MANIFEST))
         start = len(self._filesystem._strip_protocol(self._path(avatar_id))) + 1
-        found = self._filesystem.find(self._path(avatar_id), detail=True)
-        infos = [file_info(path[start:], info) for path, info in found.items() if is_bundle_path(path[start:])]
-        if etag(self._info(avatar_id, MANIFEST)) != before:
-            raise FileNotFoundError  # deleted during the listing, which may therefore lack files
-        return infos
+        for _ in range(_MAX_READS):
+            before = etag(self._info(avatar_id, MANIFEST))
+            found = self._filesystem.find(self._path(avatar_id), detail=True)
+            infos = [file_info(path[start:], info) for path, info in found.items() if is_bundle_path(path[start:])]
+            if etag(self._info(avatar_id, MANIFEST)) == before:
+                return infos
+            # The manifest was replaced; or the bundle was deleted and made anew, and the listing may lack files.
+        raise FileNotFoundError
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[FsspecReader]:
@@ -147,17 +153,24 @@ class FsspecStore:
                 raise FileNotFoundError
             return file_info(path, info)
 
-        info = await self._call(stat)
-
-        def read(start: int, stop: int) -> bytes:
+        def read(info: FileInfo, start: int, stop: int) -> bytes:
             data: bytes = self._filesystem.cat_file(self._path(avatar_id, path), start=start, end=stop)
             if len(data) != stop - start or etag(self._info(avatar_id, path)) != info.etag:
                 raise FileNotFoundError  # replaced or deleted during the read
             return data
 
-        reader = FsspecReader(info, lambda start, stop: self._call(read, start, stop))
-        if info.size <= _CHUNK_BYTES:
-            reader.data = await self._call(read, 0, info.size) if info.size else b""
+        def stat_and_read() -> tuple[FileInfo, bytes | None]:
+            for _ in range(_MAX_READS):
+                info = stat()
+                if info.size > _CHUNK_BYTES:
+                    return info, None
+                with suppress(FileNotFoundError):  # replaced meanwhile: read the new file
+                    return info, read(info, 0, info.size) if info.size else b""
+            raise FileNotFoundError
+
+        info, data = await self._call(stat_and_read)
+        reader = FsspecReader(info, lambda start, stop: self._call(read, info, start, stop))
+        reader.data = data
         yield reader
 
     # -- writing
@@ -190,6 +203,24 @@ class FsspecStore:
                 await finish(self._call(file.write, chunk))
         finally:
             await finish(self._call(file.close))
+
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        lock = self._locks.setdefault(avatar_id, asyncio.Lock())
+        async with lock:
+            return await finish(self._call(self._replace, avatar_id, manifest, expected_etag))
+
+    def _replace(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        if etag(self._info(avatar_id, MANIFEST)) != expected_etag:
+            raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
+        hidden = f".{MANIFEST}-{secrets.token_hex(8)}"
+        try:
+            self._filesystem.pipe_file(self._path(avatar_id, hidden), manifest)
+            self._publish(avatar_id, hidden)
+        except BaseException:
+            with suppress(OSError):
+                self._filesystem.rm_file(self._path(avatar_id, hidden))
+            raise
+        return etag(self._info(avatar_id, MANIFEST))
 
     def _publish(self, avatar_id: str, hidden: str) -> None:
         self._filesystem.mv(self._path(avatar_id, hidden), self._path(avatar_id, MANIFEST))
@@ -255,7 +286,7 @@ class FsspecStore:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreFull(f"{self.url} has no room left; nothing was written") from error
             raise StoreUnavailable(f"{self.url} failed: {error.strerror or type(error).__name__}") from error
-        except (NotFound, StoreUnavailable, InvalidURL):
+        except (NotFound, ManifestChanged, StoreUnavailable, InvalidURL):
             raise
         except Exception as error:  # each package of fsspec's has exceptions of its own
             raise StoreUnavailable(f"{self.url} failed: {type(error).__name__}; its log may say more") from error

@@ -19,7 +19,7 @@ from opentalking_core.testing.stores import BundleStoreContract, Run, bundle, id
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from opentalking_core import BundleStore
+    from opentalking_core import BundleStore, ReplaceableManifests
 
 
 class FsspecContract(BundleStoreContract):
@@ -28,6 +28,26 @@ class FsspecContract(BundleStoreContract):
         self, opened: BundleStore, second: BundleStore, run: Run
     ) -> None:
         super().test_of_creators_in_two_stores_exactly_one_wins(opened, second, run)
+
+    @pytest.mark.xfail(reason="fsspec has no conditional write, so writers in two processes may both succeed")
+    def test_of_writers_in_two_stores_exactly_one_wins(
+        self,
+        opened: BundleStore,
+        replacing: ReplaceableManifests,
+        second_replacing: ReplaceableManifests,
+        run: Run,
+    ) -> None:
+        super().test_of_writers_in_two_stores_exactly_one_wins(opened, replacing, second_replacing, run)
+
+    @pytest.mark.xfail(reason="fsspec has no conditional write, so another process may write after a deletion")
+    def test_a_deleted_bundle_is_not_brought_back_by_a_writer(
+        self,
+        opened: BundleStore,
+        second: BundleStore,
+        second_replacing: ReplaceableManifests,
+        run: Run,
+    ) -> None:
+        super().test_a_deleted_bundle_is_not_brought_back_by_a_writer(opened, second, second_replacing, run)
 
 
 class TestOverAFolder(FsspecContract):

@@ -20,6 +20,7 @@ from opentalking_core import (
     AlreadyExists,
     BundleVersion,
     FileInfo,
+    ManifestChanged,
     NotFound,
     OpenTalkingError,
     StoreUnavailable,
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 LEASE_TIMEOUTS = 6  # length of a claim's lease, in multiples of the longest time of a request
 CREATE_WAIT_SECONDS = 2.0  # how long to wait for the outcome of another process's attempt to create the same id
 MAX_KNOWN_FILES = 4096
+MAX_LISTINGS = 10  # of a bundle whose manifest changes during each of them
 
 _open_stores: WeakSet[S3Store] = WeakSet()
 
@@ -109,22 +111,31 @@ class S3Store:
         self._sweeper.start(leftovers)
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
-        """Yield every file of the bundle. This takes a LIST and a HEAD request."""
+        """Yield every file of the bundle. This takes a LIST and a HEAD request.
+
+        If the manifest has changed during the listing, list again: the bundle may have been deleted meanwhile and made
+        anew, and the list may lack files.
+        """
         manifest = _key(avatar_id, MANIFEST)
-        found = await self._bucket.list_folder(avatar_id)
-        if MANIFEST not in found or (await self._bucket.head(manifest))["e_tag"] != found[MANIFEST]["e_tag"]:
-            raise NotFound(f"there is no avatar {avatar_id!r}")  # if deleted meanwhile, the list may lack files
-        for path, meta in found.items():
-            if is_bundle_path(path):
-                yield file_info(path, meta)
+        for _ in range(MAX_LISTINGS):
+            found = await self._bucket.list_folder(avatar_id)
+            if MANIFEST not in found:
+                break
+            if (await self._bucket.head(manifest))["e_tag"] == found[MANIFEST]["e_tag"]:
+                for path, meta in found.items():
+                    if is_bundle_path(path):
+                        yield file_info(path, meta)
+                return
+        raise NotFound(f"there is no avatar {avatar_id!r}")
 
     @asynccontextmanager
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[S3Reader]:
         """Open a file.
 
-        This takes a GET request, whose response has no body if the object hasn't changed since it was opened last. For
-        files other than the manifest, a HEAD of the manifest runs at the same time: without a manifest there is no
-        bundle.
+        This takes a GET request. For files other than the manifest, its response has no body if the object hasn't
+        changed since it was opened last. A HEAD of the manifest runs at the same time: without a manifest there is no
+        bundle. The content of a manifest always comes with the response, because a manifest may be replaced before the
+        content is asked for.
         """
         yield await self._of_present_bundle(avatar_id, path, self._read)
 
@@ -148,13 +159,15 @@ class S3Store:
         return result
 
     async def _read(self, key: str, path: str) -> S3Reader:
-        known = self._known.get(key)
+        known = None if path == MANIFEST else self._known.get(key)
         try:
             found = await self._bucket.get(key, f'"{known.etag}"' if known else None)
         except NotModified:
             assert known is not None  # noqa: S101
             return S3Reader(known, key, self._bucket, None)
-        info = self._known[key] = file_info(path, found.meta)
+        info = file_info(path, found.meta)
+        if path != MANIFEST:
+            self._known[key] = info
         return S3Reader(info, key, self._bucket, found)
 
     # -- writing
@@ -237,6 +250,37 @@ class S3Store:
                     claim.keep = False
                     return
             raise
+
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        """Replace the manifest. A cancellation takes effect after the replacement has ended."""
+        key = _key(avatar_id, MANIFEST)
+        return await finish(self._replace(avatar_id, key, manifest, expected_etag))
+
+    async def _replace(self, avatar_id: str, key: str, manifest: bytes, expected_etag: str) -> str:
+        """Compare and write while holding the claim. If-Match alone won't do: some servers compare before they lock."""
+        try:
+            async with self._claims.hold(avatar_id, self._timeout) as claim:
+                present = await self._bucket.head(key)
+                if file_info(MANIFEST, present).etag != expected_etag:
+                    raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
+                return await self._put_over(key, manifest, present["e_tag"], claim)
+        except Busy:
+            raise StoreUnavailable(f"avatar {avatar_id!r} is being written by another process; try again") from None
+
+    async def _put_over(self, key: str, manifest: bytes, etag: str | None, claim: Claim) -> str:
+        """Write the manifest over the one with this entity tag, and return the new entity tag."""
+        try:
+            await self._bucket.put(key, manifest, replace=etag, media_type="application/json")
+        except (AlreadyExists, StoreUnavailable) as error:
+            claim.keep = isinstance(error, StoreUnavailable)
+            # The write may have succeeded and its response been lost; the retry then found our own object.
+            if (found := await self._bucket.get(key)).data == manifest:
+                claim.keep = False
+                return file_info(MANIFEST, found.meta).etag
+            if isinstance(error, AlreadyExists):  # something that takes no claims was faster
+                raise ManifestChanged(f"{self.url}/{key} has changed") from None
+            raise
+        return file_info(MANIFEST, await self._bucket.head(key)).etag
 
     async def delete(self, avatar_id: str) -> None:
         """Delete the bundle. A cancellation takes effect after the deletion has ended."""
