@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 KEY = "a-long-key-that-nobody-guesses"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 COMMAND = [sys.executable, "-c", "from opentalking_core.cli import app; app()"]
-WRITES = [("POST", "/avatars/custom"), ("DELETE", "/avatars/mine"), ("DELETE", "/avatars/custom")]
+WRITES = [
+    *(("POST", "/avatars/custom"), ("DELETE", "/avatars/mine"), ("DELETE", "/avatars/custom")),
+    *(("PATCH", "/avatars/mine"), ("PATCH", "/avatars/custom")),
+]
 READS = [("GET", "/avatars"), ("GET", "/avatars/mine"), ("GET", "/avatars/mine/preview"), ("HEAD", "/avatars/mine")]
 
 
@@ -203,6 +206,9 @@ def test_plugin_authorizes_each_action(store_url: str, mine: str) -> None:
         assert status("GET", "/avatars", "Team carol") == 401
         assert status("GET", "/avatars", "Team bob") == 200
         assert status("DELETE", "/avatars/mine", "Team bob") == 403
+        assert status("PATCH", "/avatars/mine", "Team carol") == 401
+        assert status("PATCH", "/avatars/mine", "Team bob") == 415
+        assert status("PATCH", "/avatars/custom", "Team bob") == 415
         assert status("GET", "/avatars/mine/preview", "Team bob") == 200
         assert status("DELETE", "/avatars/mine", "Team alice") == 200
         assert status("GET", "/avatars/custom", "Team alice") == 404
@@ -212,6 +218,9 @@ def test_plugin_authorizes_each_action(store_url: str, mine: str) -> None:
         ("list", None, "Team carol"),
         ("list", None, "Team bob"),
         ("delete", "mine", "Team bob"),
+        ("update", "mine", "Team carol"),
+        ("update", "mine", "Team bob"),
+        ("update", "custom", "Team bob"),
         ("read", "mine", "Team bob"),
         ("delete", "mine", "Team alice"),
         ("read", "custom", "Team alice"),

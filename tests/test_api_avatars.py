@@ -342,9 +342,9 @@ def test_head_equals_get_without_the_body(service: httpx.Client, put_bundle: Put
     ("path", "allowed"),
     [
         ("/avatars", {"GET", "HEAD"}),
-        ("/avatars/anna", {"GET", "HEAD", "DELETE"}),
+        ("/avatars/anna", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("/avatars/anna/preview", {"GET", "HEAD"}),
-        ("/avatars/custom", {"GET", "HEAD", "DELETE", "POST"}),
+        ("/avatars/custom", {"GET", "HEAD", "PATCH", "DELETE", "POST"}),
     ],
 )
 def test_options_and_405_list_the_allowed_methods(service: httpx.Client, path: str, allowed: set[str]) -> None:

@@ -24,6 +24,7 @@ from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
 from .helpers.browser import running_chromium
+from .helpers.stores import WatchedStore, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,11 +152,15 @@ class Full:
     def open_bundle_store(self, url: str) -> MemoryStore | None:
         class Store(MemoryStore):
             async def __aenter__(self) -> Any:
-                manifest = example_manifest("demo-wav2lip", model_type="wav2lip")
-                await super().create("demo-wav2lip", {"manifest.json": json.dumps(manifest).encode()})
+                for avatar_id in ("demo-wav2lip", "custom-old"):
+                    manifest = example_manifest(avatar_id, model_type="wav2lip", metadata={"custom_avatar": True})
+                    await super().create(avatar_id, {"manifest.json": json.dumps(manifest).encode()})
                 return await super().__aenter__()
 
             async def create(self, *bundle: object) -> None:
+                raise errors.StoreFull("it is full")
+
+            async def replace_manifest(self, *change: object) -> Any:
                 raise errors.StoreFull("it is full")
 
         return Store(url) if url == "full://" else None
@@ -185,6 +190,7 @@ def test_responses_are_the_documented_ones(
         ask(client, "GET", "/avatars", **request)
         ask(client, "GET", f"/avatars/{avatar_id}", one, **request)
         ask(client, "GET", f"/avatars/{avatar_id}/preview", preview, **request)
+        ask(client, "PATCH", f"/avatars/{avatar_id}", one, json={"name": "Bea"}, **request)
         ask(client, "DELETE", f"/avatars/{avatar_id}", one, **request)
         ask(client, "GET", "/metrics", **request)
         ask(client, "GET", "/health", **request)
@@ -204,6 +210,11 @@ def test_responses_are_the_documented_ones(
     ask(service, "GET", "/avatars?limit=0", "/avatars")
     ask(service, "GET", "/avatars/custom-old/preview?width=1", preview)
     ask(service, "DELETE", "/avatars/demo-wav2lip", one)
+    ask(service, "PATCH", "/avatars/demo-wav2lip", one, json={"name": "x"})
+    ask(service, "PATCH", "/avatars/custom-old", one, json={"id": "x"})
+    ask(service, "PATCH", "/avatars/custom-old", one, json={"name": "x"}, headers={"If-Match": '"no"'})
+    ask(service, "PATCH", "/avatars/custom-old", one, content=b"x", headers={"Content-Type": "text/plain"})
+    ask(service, "PATCH", "/avatars/custom-old", one, json={"metadata": {"x": "x" * 1024 * 1024}})
     for path in ("/avatars/custom", "/avatars/check"):
         ask(service, "POST", path, files={"image": ("a.png", b"no picture"), "name": (None, "x")})
         ask(service, "POST", path, files={"image": ("a.png", b"x" * (10 * 1024 * 1024 + 1))})
@@ -215,6 +226,8 @@ def test_responses_are_the_documented_ones(
     for broken in (errors.StoreUnavailable("it is down"), ZeroDivisionError("a bug")):
         with running_service("broken://", plugins={"broken": Broken(broken), "mouth": FakeMouth()}) as client:
             ask_all(client)
+    with serve(WatchedStore()) as client:
+        ask(client, "PATCH", "/avatars/custom-old", one, json={"name": "x"})
     with running_service("full://", plugins={"full": Full(), "mouth": FakeMouth()}) as client:
         ask_all(client)
     with running_service("memory://", plugins={"mouth": FakeMouth()}, protect="everything") as client:

@@ -63,8 +63,9 @@ class Hold:
 class WatchedStore:
     """Bundles in memory, in a store without a change stamp. The store is its own plugin: register it.
 
-    To hold or break a call, a test names the beginning of an operation ("scan", "open", "create", "delete"), its end
-    ("scanned", "opened", "created", "deleted"), or the call for one object ("open anna/manifest.json", "create anna").
+    To hold or break a call, a test names the beginning of an operation ("scan", "open", "create", "replace", "delete"),
+    its end ("scanned", "opened", "created", "replaced", "deleted"), or the call for one object ("create anna",
+    "open anna/manifest.json").
     """
 
     def __init__(self) -> None:
@@ -183,6 +184,16 @@ class WatchedStore:
         await self._pass("delete", avatar_id)
         await self.inner.delete(avatar_id)
         await self._pass("deleted", avatar_id)
+
+
+class ReplacingStore(WatchedStore):
+    """Bundles in memory, in a store that can replace manifests."""
+
+    async def replace_manifest(self, avatar_id: str, manifest: bytes, expected_etag: str) -> str:
+        await self._pass("replace", avatar_id)
+        etag = await self.inner.replace_manifest(avatar_id, manifest, expected_etag)
+        await self._pass("replaced", avatar_id)
+        return etag
 
 
 class StampedStore(WatchedStore):
