@@ -92,7 +92,7 @@ class ManifestEditor:
                     if expected_etags is not None:
                         raise ManifestChanged(
                             f"avatar {avatar_id!r} has changed meanwhile: read its manifest again, and send the change"
-                            " with the new ETag"
+                            " with the new ETag in If-Match, quotes included"
                         ) from None
         raise Overloaded(f"avatar {avatar_id!r} is being changed by other processes; try again", retry_after=1)
 

@@ -14,7 +14,7 @@ from .files import answer_stored_file
 from .merge_patch import BODY, WRONG_TYPE_DETAIL, expected_etags, read_patch
 from .operation import (
     FILE_HEADERS,
-    REQUEST_HEADERS,
+    READING_HEADERS,
     Operation,
     error_response,
     json_response,
@@ -58,7 +58,7 @@ class AvatarResource:
                 **range_responses("application/json"),
             },
             errors=(errors.NotFound, errors.StoreUnavailable),
-            request_headers=tuple(name for name in REQUEST_HEADERS if name != "If-Match"),
+            request_headers=READING_HEADERS,
         ),
         "PATCH": Operation(
             id="change_avatar",
@@ -111,8 +111,8 @@ class AvatarResource:
     on_head = on_get
 
     async def on_patch(self, req: Request, resp: Response, avatar_id: str) -> None:
-        expected = expected_etags(req)
-        changed = await self._service.change(avatar_id, await read_patch(req, resp), expected)
+        patch = await read_patch(req, resp)
+        changed = await self._service.change(avatar_id, patch, expected_etags(req))
         resp.content_type = falcon.MEDIA_JSON
         resp.set_headers((("ETag", f'"{changed.etag}"'), ("Cache-Control", REVALIDATE)))
         resp.data = changed.content

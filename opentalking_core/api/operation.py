@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 COPY_HEADERS = ("ETag", "Last-Modified", "Cache-Control")
 FILE_HEADERS = (*COPY_HEADERS, "Accept-Ranges")
 
+#: Headers of requests for a file.
+READING_HEADERS = ("If-None-Match", "If-Modified-Since", "Range", "If-Range")
+
 REQUEST_HEADERS: dict[str, str] = {
     "If-None-Match": "ETags of the versions that the client has.",
     "If-Modified-Since": "Last-Modified of the client's version; ignored if If-None-Match is sent.",
@@ -43,7 +46,7 @@ EXAMPLES: dict[type[errors.OpenTalkingError], str] = {
     errors.NotDeletable: "avatar 'demo-avatar' is built in and can't be deleted; only custom avatars can",
     errors.NotChangeable: "avatar 'demo-avatar' is built in and can't be changed; only custom avatars can",
     errors.ManifestChanged: "avatar 'custom-alice' has changed meanwhile: read its manifest again, and send the change"
-    " with the new ETag",
+    " with the new ETag in If-Match, quotes included",
     errors.NotSupported: "avatars in shelf:///srv/avatars can't be changed: its plugin can't replace manifests",
     errors.Overloaded: "32 uploads are being worked on already; try again",
     errors.StoreUnavailable: "the folder /srv/avatars can't be read: Permission denied",

@@ -12,7 +12,7 @@ from .conditional import accepts
 from .files import answer_file, answer_stored_file
 from .operation import (
     FILE_HEADERS,
-    REQUEST_HEADERS,
+    READING_HEADERS,
     Operation,
     file_response,
     not_modified_response,
@@ -57,7 +57,7 @@ class PreviewResource:
                     320,
                 ),
             ),
-            request_headers=tuple(REQUEST_HEADERS),
+            request_headers=READING_HEADERS,
         )
     }
 
