@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -123,6 +123,98 @@ def test_create_list_show_and_delete_an_avatar(run: Run, where: tuple[str, ...],
     assert manifest["metadata"]["animation"]["mouth_center"] == [0.5, 0.6]
     assert run("delete", summary["id"], "--yes", *where).stdout == f"deleted {summary['id']}\n"
     assert "2 avatars" in run("list", *where).stdout
+
+
+def made_without_mouth(run: Run, where: tuple[str, ...], black: Path) -> str:
+    """Make an avatar whose mouth isn't found, and return its id."""
+    made = run("create", black, "--name", "Ben", "--base", "demo-wav2lip", "--json", *where)
+    avatar_id: str = json.loads(made.stdout)["id"]
+    return avatar_id
+
+
+def manifest_of(run: Run, where: tuple[str, ...], avatar_id: str) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(run("show", avatar_id, "--json", *where).stdout)
+    return manifest
+
+
+def test_rename_changes_the_name_alone(run: Run, where: tuple[str, ...], black: Path) -> None:
+    avatar_id = made_without_mouth(run, where, black)
+    before = manifest_of(run, where, avatar_id)
+    renamed = run("rename", avatar_id, "  Älice  [red] ", *where)
+    assert renamed.exit_code == 0, renamed.output
+    assert renamed.stdout == f"renamed {avatar_id} to Älice [red]\n"
+    assert manifest_of(run, where, avatar_id) == {**before, "name": "Älice [red]"}
+    assert "Älice [red]" in run("list", *where).stdout
+
+
+def test_update_sets_and_removes_fields(run: Run, where: tuple[str, ...], black: Path) -> None:
+    avatar_id = made_without_mouth(run, where, black)
+    before = manifest_of(run, where, avatar_id)["metadata"]
+    sets = ("name=42", "metadata.speed=1.5", "metadata.tags=[1]", "metadata.voice.id=zh=1", "metadata.voice.on=true")
+    options = [part for each in sets for part in ("--set", each)]
+    updated = run("update", avatar_id, *options, *where, "--json")
+    assert updated.exit_code == 0, updated.output
+    manifest = json.loads(updated.stdout)
+    assert manifest == manifest_of(run, where, avatar_id)
+    assert manifest["name"] == "42"
+    assert manifest["metadata"] == {**before, "speed": 1.5, "tags": [1], "voice": {"id": "zh=1", "on": True}}
+    removed = run("update", avatar_id, "--set", "metadata.voice=null", "--set", "metadata.tags=", *where)
+    assert removed.stdout == f"updated {avatar_id}\n"
+    assert manifest_of(run, where, avatar_id)["metadata"] == {**before, "speed": 1.5, "tags": ""}
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        *(("name",), ("=x",), ("metadata..x=1",), ("metadata.x=1", "metadata.x.y=1"), ("name=a", "name=b")),
+        *(("metadata.x.y=1", "metadata.x=1"), ()),
+    ],
+)
+def test_update_with_contradicting_fields_is_wrong_usage(run: Run, avatars: Path, sets: tuple[str, ...]) -> None:
+    options = [part for each in sets for part in ("--set", each)]
+    assert run("update", "demo-avatar", *options, "--store", avatars).exit_code == 2
+
+
+def test_mouth_by_hand_finishes_an_avatar(run: Run, where: tuple[str, ...], black: Path, tmp_path: Path) -> None:
+    avatar_id = made_without_mouth(run, where, black)
+    before = manifest_of(run, where, avatar_id)["metadata"]
+    lips = [[0.4, 0.6], [0.5, 0.55], [0.6, 0.6], [0.5, 0.65]]
+    (file := tmp_path / "lips.json").write_text(
+        json.dumps({"outer_lip": lips, "inner_mouth": lips, "face_box": [0.2, 0.1, 0.8, 0.9]})
+    )
+    done = run("mouth", avatar_id, "--outline", file, *where)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "mouth at 50.0%, 60.0% of the picture, 20.0% wide, 10.0% high, by manual\n"
+    animation = {"mouth_center": [0.5, 0.6], "mouth_rx": 0.1, "mouth_ry": 0.05, "outer_lip": lips, "inner_mouth": lips}
+    assert manifest_of(run, where, avatar_id)["metadata"] == {
+        **before, "mouth_polygon_source": "manual", "animation": animation, "face_box": [0.2, 0.1, 0.8, 0.9],
+    }  # fmt: skip
+
+
+def test_wrong_outline_is_one_sentence(run: Run, avatars: Path, black: Path, tmp_path: Path) -> None:
+    where = ("--store", str(avatars))
+    avatar_id = made_without_mouth(run, where, black)
+    for content, expected in (
+        (None, "can't be read: No such file"),
+        ("{", "is not JSON"),
+        ("[]", "must hold a JSON object with outer_lip"),
+        ('{"animation": {}}', "must hold a JSON object with outer_lip"),
+        ('{"outer_lip": [[0, 0]]}', "metadata.animation.outer_lip must be a list of at least 3 points"),
+    ):
+        if content is not None:
+            (tmp_path / "lips.json").write_text(content)
+        result = run("mouth", avatar_id, "--outline", tmp_path / "lips.json", *where)
+        assert result.exit_code == 1
+        assert expected in result.stderr
+
+
+def test_change_of_a_built_in_avatar_is_refused(run: Run, where: tuple[str, ...]) -> None:
+    for command in (("rename", "demo-avatar", "x"), ("update", "demo-avatar", "--set", "metadata.x=1")):
+        result = run(*command, *where)
+        assert result.exit_code == 1
+        assert "is built in and can't be changed" in result.stderr
+    result = run("update", "demo-avatar", "--set", "width=1", *where)
+    assert result.exit_code == 1
 
 
 def test_delete_asks_for_confirmation(run: Run, where: tuple[str, ...], photo: Path) -> None:

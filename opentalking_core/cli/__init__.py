@@ -16,10 +16,13 @@ from . import (
     doctor,
     list_avatars,
     models,
+    mouth,
     new_plugin,
     plugins,
+    rename,
     serve,
     show,
+    update,
     validate,
 )
 
@@ -35,6 +38,9 @@ app.command(rich_help_panel=_SERVICE)(serve.serve)
 app.command("list", rich_help_panel=_AVATARS)(list_avatars.list_avatars)
 app.command(rich_help_panel=_AVATARS)(show.show)
 app.command(rich_help_panel=_AVATARS)(create.create)
+app.command(rich_help_panel=_AVATARS)(rename.rename)
+app.command(rich_help_panel=_AVATARS)(update.update)
+app.command(rich_help_panel=_AVATARS)(mouth.mouth)
 app.command(rich_help_panel=_AVATARS)(delete.delete)
 app.command(rich_help_panel=_AVATARS)(copy.copy)
 app.command(rich_help_panel=_AVATARS)(validate.validate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
 import shlex
 from pathlib import Path
@@ -48,6 +49,10 @@ class Avatars(Protocol):
 
     def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
         """Make an avatar from a portrait."""
+        ...
+
+    def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
+        """Change a custom avatar by a JSON merge patch, and return its new manifest."""
         ...
 
     def delete(self, avatar_id: str) -> None:
@@ -191,6 +196,10 @@ class InStore:
         existing_store(self._host, self._settings.avatars_dir)
         return self._runner.run(self._opened_service().create(name, base, image.read()))
 
+    def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
+        existing_store(self._host, self._settings.avatars_dir)
+        return self._runner.run(self._opened_service().change(avatar_id, patch)).manifest
+
     def delete(self, avatar_id: str) -> None:
         existing_store(self._host, self._settings.avatars_dir)
         self._runner.run(self._opened_service().delete(avatar_id))
@@ -234,6 +243,11 @@ class OnServer:
         data = {"name": name, "base_avatar_id": base}
         return _summary(self._ask("POST", "/avatars/custom", data=data, files={"image": ("portrait", image)}).json())
 
+    def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
+        headers = {"Content-Type": "application/merge-patch+json"}
+        answer = self._ask("PATCH", _avatar_path(avatar_id), content=json.dumps(patch), headers=headers)
+        return AvatarManifest.parse(answer.content)
+
     def delete(self, avatar_id: str) -> None:
         self._ask("DELETE", _avatar_path(avatar_id))
 
@@ -246,12 +260,12 @@ class OnServer:
         answer: dict[str, Any] = self._ask("GET", "/health", accept=(200, 503)).json()
         return answer
 
-    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (200,), **form: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (200,), **request: Any) -> httpx.Response:
         import httpx
 
         server = str(self._client.base_url).rstrip("/")
         try:
-            response = self._client.request(method, path, **form)
+            response = self._client.request(method, path, **request)
         except httpx.TimeoutException:
             raise OpenTalkingError(f"{server} did not answer within {_HTTP_TIMEOUT_SECONDS:.0f} seconds") from None
         except httpx.HTTPError as error:
