@@ -64,8 +64,9 @@ lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter, pip-audit w
 	    echo "pip-audit: no known vulnerabilities"; \
 	  else echo "pip-audit: skipped, its service can't be reached or doesn't know these packages"; fi
 
-soak: $(VENV)/.installed-dev  ## kill the service 200 times, load it for ten minutes, send it 100 large uploads at once
+soak: $(VENV)/.installed-dev  ## kill the service 400 times, load it for ten minutes, send it 100 large uploads at once
 	$(RUN)/python -m tests.soak.crash
+	$(RUN)/python -m tests.soak.crash_patch
 	$(RUN)/python -m tests.soak.load
 	$(RUN)/python -m tests.soak.memory
 

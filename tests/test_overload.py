@@ -14,8 +14,8 @@ import pytest
 from opentalking_core import load_avatar_bundle
 
 from .helpers.server import form, portrait, serving, without_detectors, write_demo
-from .helpers.stores import wait_until
-from .soak import crash
+from .helpers.stores import wait_until, write_bundle
+from .soak import crash, crash_patch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +46,31 @@ def test_killed_service_loses_no_avatar(tmp_path: Path) -> None:
     counts, damage = crash.run(2, tmp_path / "avatars")
     assert damage == []
     assert counts["POST 200"] > 0
+
+
+def test_killed_service_leaves_the_old_manifest_or_the_new_one(tmp_path: Path) -> None:
+    """Run two rounds of what `make soak` does 200 times."""
+    answered, damage = crash_patch.run(2, 200, tmp_path / "avatars")
+    assert damage == []
+    assert answered > 0
+
+
+def test_crash_trial_of_changes_finds_damage(tmp_path: Path) -> None:
+    changes = crash_patch.Changes("anna")
+    changes.sent = changes.answered = 7
+    for fields, damage in (
+        ({"name": "change 7"}, []),
+        ({"name": "change 6"}, ["mixes changes"]),
+        ({"name": "change 7", "width": 0}, ["width"]),
+        ({"name": "change 6", "number": 6}, ["anna has change 6, although 7 was answered"]),
+    ):
+        number = fields.pop("number", 7)
+        metadata = {"number": number, "filler": crash_patch.FILLER + str(number)}
+        write_bundle(tmp_path / "anna", **{**fields, "metadata": metadata})
+        found = list(changes.find_damage(tmp_path, {"anna": fields["name"]}))
+        assert len(found) == len(damage), found
+        assert all(part in sentence for part, sentence in zip(damage, found, strict=True))
+        changes.answered = 7
 
 
 def test_crash_trial_finds_damage(tmp_path: Path) -> None:
