@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from opentalking_local_storage.store import LocalStore
 
-from opentalking_core import StoreUnavailable
-from opentalking_core.testing.stores import bundle, ids, pieces
+from opentalking_core import NotFound, StoreUnavailable
+from opentalking_core.testing.stores import bundle, contents, ids, manifest, manifest_etag, pieces, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -67,11 +67,12 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
         recorded.events.append(("flush", path))
         recorded.sizes[path] = os.fstat(fd).st_size
 
-    def recording_rename(source: Any, target: Any) -> None:
+    def recording_rename(source: Any, target: Any, *, dst_dir_fd: int | None = None) -> None:
         if recorded.rename_error:
             raise OSError(recorded.rename_error, os.strerror(recorded.rename_error), str(source))
-        rename(source, target)
-        recorded.events.append(("rename", str(source), str(target)))
+        rename(source, target, dst_dir_fd=dst_dir_fd)
+        folder = "" if dst_dir_fd is None else path_of(dst_dir_fd)
+        recorded.events.append(("rename", str(source), os.path.join(folder, target)))  # noqa: PTH118
 
     def recording_unlink(path: Any, *, dir_fd: int | None = None) -> None:
         unlink(path, dir_fd=dir_fd)
@@ -82,6 +83,11 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(os, "rename", recording_rename)
     monkeypatch.setattr(os, "unlink", recording_unlink)
     return recorded
+
+
+def drafts(root: Path) -> list[Path]:
+    """Return what unfinished writes have left."""
+    return list(root.glob(".opentalking/*/*"))
 
 
 def with_store(root: Path, work: Callable[[LocalStore], Coroutine[Any, Any, Any]]) -> Any:
@@ -180,3 +186,87 @@ def test_create_fails_and_shows_nothing_if_a_file_cannot_be_flushed(
 
     with_store(tmp_path, work)
     assert disk.renames() == []
+
+
+def test_replacement_flushes_manifest_before_rename_and_folder_after(tmp_path: Path, disk: Disk) -> None:
+    async def work(store: LocalStore) -> None:
+        await store.create("anna", FILES)
+        etag = await manifest_etag(store, "anna")
+        disk.events.clear()
+        await store.replace_manifest("anna", manifest(1), etag)
+        assert await contents(store, "anna") == {**FILES, "manifest.json": manifest(1)}
+
+    with_store(tmp_path, work)
+    ((draft, target),) = disk.renames()
+    assert target == str(tmp_path / "anna" / "manifest.json")
+    assert disk.sizes[draft] == len(manifest(1)), "the manifest was flushed before all of it was written"
+    flushed, renamed = disk.index("flush", draft), disk.index("rename", draft, target)
+    assert flushed < renamed < disk.index("flush", str(tmp_path / "anna"))
+
+
+def test_replacement_that_cannot_be_flushed_changes_nothing(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(store: LocalStore) -> None:
+        await store.create("anna", FILES)
+        etag = await manifest_etag(store, "anna")
+        recording_fsync = os.fsync
+
+        def failing_fsync(fd: int) -> None:
+            if os.fstat(fd).st_size == len(manifest(1)):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), "manifest.json")
+            recording_fsync(fd)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", failing_fsync)
+            with pytest.raises(StoreUnavailable):
+                await store.replace_manifest("anna", manifest(1), etag)
+        assert await contents(store, "anna") == FILES
+        assert drafts(tmp_path) == []
+        await store.replace_manifest("anna", manifest(1), etag)
+
+    with_store(tmp_path, work)
+
+
+def test_replacement_spares_a_bundle_that_takes_the_place_at_the_last_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process moves the bundle away and creates one of the same id, between the comparison and the rename."""
+    rename = os.rename
+
+    def late_rename(source: Any, target: Any, *, dst_dir_fd: int | None = None) -> None:
+        if dst_dir_fd is not None:
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "rename", rename)
+                rename(tmp_path / "anna", tmp_path / ".gone")
+                with_store(tmp_path, lambda other: other.create("anna", bundle(seed=2)))
+        rename(source, target, dst_dir_fd=dst_dir_fd)
+
+    async def work(store: LocalStore) -> None:
+        await store.create("anna", bundle(seed=1))
+        etag = await manifest_etag(store, "anna")
+        monkeypatch.setattr(os, "rename", late_rename)
+        with pytest.raises(NotFound):
+            await store.replace_manifest("anna", manifest(1), etag)
+        assert await contents(store, "anna") == bundle(seed=2)
+
+    with_store(tmp_path, work)
+
+
+def test_replacement_waits_for_the_lock_of_another_process(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    async def work(store: LocalStore) -> None:
+        await store.create("anna", bundle())
+        etag = await manifest_etag(store, "anna")
+        with (tmp_path / ".opentalking" / "manifests.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            replacing = asyncio.create_task(store.replace_manifest("anna", manifest(1), etag))
+            while not drafts(tmp_path):  # noqa: ASYNC110 - a thread writes the draft
+                await asyncio.sleep(0.001)
+            assert await read(store, "anna", "manifest.json") == bundle()["manifest.json"]
+            assert not replacing.done()
+        await replacing
+        assert await read(store, "anna", "manifest.json") == manifest(1)
+
+    with_store(tmp_path, work)
