@@ -124,6 +124,17 @@ def test_changed_manifest_is_not_replayed(service: httpx.Client, alice: str) -> 
         assert service.get(alice, headers={"If-None-Match": new}).status_code == 304
 
 
+def test_changed_manifest_is_read_at_once_without_a_change_stamp() -> None:
+    store = ReplacingStore()
+    store.put("alice", **PEER)
+    with serve(store, refresh_seconds=3600) as client:
+        for name in ("Alice", "Bea"):
+            assert client.get("/avatars/alice").json()["name"] != name
+            patch(client, "/avatars/alice", {"name": name})
+            assert client.get("/avatars/alice").json()["name"] == name
+            assert names(client) == {"alice": name}
+
+
 def test_other_process_lists_a_changed_name(
     service: httpx.Client, alice: str, store_url: str, fake_mouth: FakeMouth, changes_show_later: bool
 ) -> None:

@@ -110,7 +110,8 @@ class Bucket:
             return
         if not self._conditional:
             self.problems.append(
-                f"{self.endpoint} ignores If-None-Match, so two processes that create one id at once are not told apart"
+                f"{self.endpoint} ignores If-None-Match, so two processes that write to one id at once are not"
+                " told apart"
             )
         with self._failures.translated():
             meta = await self._bounded(obstore.head_async(self._store, key))

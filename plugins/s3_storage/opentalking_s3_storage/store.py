@@ -270,7 +270,7 @@ class S3Store:
     async def _put_over(self, key: str, manifest: bytes, etag: str | None, claim: Claim) -> str:
         """Write the manifest over the one with this entity tag, and return the new entity tag."""
         try:
-            await self._bucket.put(key, manifest, replace=etag, media_type="application/json")
+            written = await self._bucket.put(key, manifest, replace=etag, media_type="application/json")
         except (AlreadyExists, StoreUnavailable) as error:
             claim.keep = isinstance(error, StoreUnavailable)
             # The write may have succeeded and its response been lost; the retry then found our own object.
@@ -280,7 +280,7 @@ class S3Store:
             if isinstance(error, AlreadyExists):  # something that takes no claims was faster
                 raise ManifestChanged(f"{self.url}/{key} has changed") from None
             raise
-        return file_info(MANIFEST, await self._bucket.head(key)).etag
+        return written.strip('"') if written else file_info(MANIFEST, await self._bucket.head(key)).etag
 
     async def delete(self, avatar_id: str) -> None:
         """Delete the bundle. A cancellation takes effect after the deletion has ended."""

@@ -12,14 +12,23 @@ from opentalking_s3_storage import open_bundle_store, report_problems
 from opentalking_s3_storage.bucket import MAX_KEY_BYTES
 from opentalking_s3_storage.store import S3Store
 
-from opentalking_core import MANIFEST, AlreadyExists, InvalidURL, NotFound, StoreUnavailable, is_bundle_path
-from opentalking_core.testing.stores import bundle, contents, ids, infos, read
+from opentalking_core import (
+    MANIFEST,
+    AlreadyExists,
+    InvalidURL,
+    ManifestChanged,
+    NotFound,
+    StoreUnavailable,
+    is_bundle_path,
+)
+from opentalking_core.testing.stores import bundle, contents, ids, infos, manifest, manifest_etag, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from opentalking_s3_storage.faulty_proxy import FaultyProxy
+    from opentalking_s3_storage.testing import SeaweedFS
 
 GIVE_UP_SECONDS = 60
 SECRETS = ("opentalking-tests", "only-for-a-server-on-loopback")
@@ -156,6 +165,7 @@ def test_operations_cost_the_documented_requests(s3_url: str, proxy: FaultyProxy
 
             await cost("preview again", look())
             await cost("sign", store.presigned_url("anna", "preview.png", 60))
+            await cost("replace", store.replace_manifest("anna", manifest(1), await manifest_etag(store, "anna")))
             await cost("delete", store.delete("anna"))
         return costs
 
@@ -167,6 +177,7 @@ def test_operations_cost_the_documented_requests(s3_url: str, proxy: FaultyProxy
         "preview": {"GET": 1, "HEAD": 1},
         "preview again": {"GET": 1, "HEAD": 1},
         "sign": {"HEAD": 2},
+        "replace": {"PUT": 2, "HEAD": 1, "POST": 1},
         "delete": {"PUT": 1, "LIST": 1, "POST": 3},
     }
 
@@ -257,6 +268,64 @@ def test_create_with_unknown_outcome_leaves_whole_bundle(s3_url: str, proxy: Fau
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("key", [MANIFEST, "claims"])
+@pytest.mark.parametrize("fate", ["lose answer", "drop", "slow down"])
+def test_replacement_retries_request_that_fails_once(s3_url: str, proxy: FaultyProxy, key: str, fate: str) -> None:
+    """Where the server acted and only the response was lost, the retry meets the manifest of the first attempt."""
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            etag = await manifest_etag(store, "anna")
+            proxy.fate = fail_first(fate, "PUT", key)  # type: ignore[assignment]
+            new = await store.replace_manifest("anna", manifest(1), etag)
+            assert await contents(store, "anna") == {**bundle(), MANIFEST: manifest(1)}
+            assert await manifest_etag(store, "anna") == new
+
+    asyncio.run(scenario())
+    assert keys(s3_url) == {f"anna/{path}" for path in bundle()}
+
+
+def test_replacement_conflicts_with_writer_that_takes_no_claim(
+    s3_url: str, s3_server: SeaweedFS, proxy: FaultyProxy
+) -> None:
+    """Another tool writes the manifest after the store has compared the tags."""
+    bucket, _, prefix = s3_url.removeprefix("s3://").partition("/")
+    past_the_proxy = Obstore(bucket, prefix=prefix, endpoint=s3_server.endpoint, client_options={"allow_http": True})
+
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            etag = await manifest_etag(store, "anna")
+
+            def other_tool_first(kind: str, path: str, headers: dict[str, str]) -> str:
+                if kind == "PUT" and MANIFEST in path:
+                    proxy.fate = lambda kind, path, headers: "pass"
+                    obstore.put(past_the_proxy, f"anna/{MANIFEST}", b'{"by": "another tool"}')
+                return "pass"
+
+            proxy.fate = other_tool_first  # type: ignore[assignment]
+            with pytest.raises(ManifestChanged):
+                await store.replace_manifest("anna", manifest(1), etag)
+            assert await read(store, "anna", MANIFEST) == b'{"by": "another tool"}'
+
+    asyncio.run(scenario())
+
+
+def test_replacement_with_unknown_outcome_leaves_whole_bundle(s3_url: str, proxy: FaultyProxy) -> None:
+    async def scenario() -> None:
+        async with S3Store(s3_url) as store:
+            await store.create("anna", bundle())
+            etag = await manifest_etag(store, "anna")
+            proxy.fate = lambda kind, path, headers: "lose answer" if kind != "HEAD" and MANIFEST in path else "pass"
+            with pytest.raises(StoreUnavailable):
+                await store.replace_manifest("anna", manifest(1), etag)
+            proxy.fate = lambda kind, path, headers: "pass"
+            assert await contents(store, "anna") == {**bundle(), MANIFEST: manifest(1)}
+
+    asyncio.run(scenario())
+
+
 def test_delete_that_fails_after_the_manifest_has_deleted(s3_url: str, proxy: FaultyProxy) -> None:
     """Without its manifest the bundle is gone, even if its other files stay."""
 
@@ -310,6 +379,11 @@ def test_server_without_conditional_writes_works_and_is_reported(s3_url: str, pr
             assert await contents(store, "anna") == bundle()
             with pytest.raises(AlreadyExists):
                 await store.create("anna", bundle())
+            etag = await manifest_etag(store, "anna")
+            await store.replace_manifest("anna", manifest(1), etag)
+            with pytest.raises(ManifestChanged):
+                await store.replace_manifest("anna", manifest(2), etag)
+            assert await contents(store, "anna") == {**bundle(), MANIFEST: manifest(1)}
             await store.delete("anna")
             assert await ids(store) == []
         assert not list(report_problems())
