@@ -48,7 +48,7 @@ class FileInfo:
 
 
 class FileReader(Protocol):
-    """An open file of a bundle. All reads see the same version, even if the bundle is deleted meanwhile."""
+    """An open file of a bundle. All reads see the same version, even if the bundle is changed or deleted meanwhile."""
 
     info: FileInfo
 
@@ -71,7 +71,7 @@ class BundleStore(Protocol):
     * A bundle appears and disappears whole. A crash at any time leaves nothing visible, and nothing that a later
       `__aenter__` does not sweep.
     * A bundle is durable when `create` returns.
-    * Stores raise NotFound, AlreadyExists, StoreUnavailable and StoreFull, and no other errors.
+    * Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull, and no other errors.
     * The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
     * Methods are called concurrently from one event loop and must not block it.
 
