@@ -14,6 +14,7 @@ from opentalking_core import AlreadyExists
 from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.bundles.copying import copy_bundles
 from opentalking_core.cli import app
+from opentalking_core.testing.stores import manifest_etag, read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
@@ -96,6 +97,25 @@ def test_copy_that_reads_back_differently_is_deleted() -> None:
         assert result.outcome == "failed"
         assert "preview.png came back with another content" in result.problem
         assert [found async for found in target.scan()] == []
+
+    asyncio.run(scenario())
+
+
+def test_copy_whose_manifest_is_changed_at_once_stays() -> None:
+    class Changing(MemoryStore):
+        """A store in which a client changes each new avatar."""
+
+        async def create(self, avatar_id: str, files: Files) -> None:
+            await super().create(avatar_id, files)
+            await self.replace_manifest(avatar_id, b'{"name": "Bea"}', await manifest_etag(self, avatar_id))
+
+    async def scenario() -> None:
+        source, target = MemoryStore("memory://unchanging-source"), Changing("memory://changing-target")
+        await source.create("anna", BUNDLE)
+        (result,) = await copy_all(source, target)
+        assert result.outcome == "failed"
+        assert "manifest.json came back with another content" in result.problem
+        assert await read(target, "anna", "manifest.json") == b'{"name": "Bea"}'
 
     asyncio.run(scenario())
 

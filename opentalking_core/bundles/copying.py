@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import AlreadyExists, NotFound, OpenTalkingError, StoreUnavailable
+from .store import MANIFEST
 from .store_helpers import concurrently
 
 if TYPE_CHECKING:
@@ -159,9 +160,14 @@ class _Copier:
         sent[info.path] = digest.hexdigest()
 
     async def _verify(self, avatar_id: str, infos: Mapping[str, FileInfo], sent: Mapping[str, str]) -> str:
-        """Read the copy back. If it differs from what was sent, delete it and return a sentence that says so."""
+        """Read the copy back. If it differs from what was sent, delete it and return a sentence that says so.
+
+        A copy with another manifest stays: a client may have changed the avatar since it was copied.
+        """
         for path in infos:
             if await _hash(self.target, avatar_id, path) != sent.get(path):
+                if path == MANIFEST:
+                    return f"{path} came back with another content than was sent; it may have been changed meanwhile"
                 await self.target.delete(avatar_id)
                 return f"{path} came back with another content than was sent; the copy was deleted"
         return ""

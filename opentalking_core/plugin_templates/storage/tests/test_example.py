@@ -40,7 +40,7 @@ def test_other_urls_are_left_to_other_plugins() -> None:
     assert opentalking_example.open_bundle_store("file:///srv/avatars") is None
 
 
-def test_server_creates_lists_and_deletes_avatars(tmp_path: Path) -> None:
+def test_server_creates_lists_changes_and_deletes_avatars(tmp_path: Path) -> None:
     url = f"example://{tmp_path}/avatars.db"
     asyncio.run(_put(url, example_manifest("base", model_type="wav2lip")))
     picture = io.BytesIO()
@@ -51,6 +51,8 @@ def test_server_creates_lists_and_deletes_avatars(tmp_path: Path) -> None:
         made = client.post("/avatars/custom", data=form, files={"image": picture.getvalue()}).json()
         assert [avatar["id"] for avatar in client.get("/avatars").json()] == ["base", made["id"]]
         assert client.get(f"/avatars/{made['id']}/preview").content.startswith(b"\x89PNG")
+        assert client.patch(f"/avatars/{made['id']}", json={"name": "Bea"}).json()["name"] == "Bea"
+        assert [avatar["name"] for avatar in client.get("/avatars").json()] == ["Demo", "Bea"]
         assert client.delete(f"/avatars/{made['id']}").json() == {"deleted": True}
 
 
