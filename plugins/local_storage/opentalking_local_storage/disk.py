@@ -198,9 +198,11 @@ def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
                 path = f"{folder}/{name}"[2:]
                 with suppress(NotFound):
                     if is_bundle_path(path):
+                        if path == MANIFEST:
+                            found.append(_manifest_info(root, avatar_id))
+                            continue
                         status = _file_status(root, f"{root}/{avatar_id}/{path}", name, folder_fd)
-                        etag = _manifest_etag(root, avatar_id) if path == MANIFEST else version(status)
-                        found.append(FileInfo(path, status.st_size, etag, status.st_mtime))
+                        found.append(FileInfo(path, status.st_size, version(status), status.st_mtime))
         if not is_at(bundle, root / avatar_id):  # the list may lack files that were removed first
             raise NotFound(f"avatar {avatar_id!r} was deleted")
     finally:
@@ -208,13 +210,14 @@ def list_files(root: Path, avatar_id: str) -> list[FileInfo]:
     return found
 
 
-def _manifest_etag(root: Path, avatar_id: str) -> str:
+def _manifest_info(root: Path, avatar_id: str) -> FileInfo:
     fd = open_file(root, avatar_id, MANIFEST)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"the manifest of avatar {avatar_id!r} is not a file")
-        return content_etag(pread(fd, 0, status.st_size)) if is_manifest(MANIFEST, status) else version(status)
+        etag = content_etag(pread(fd, 0, status.st_size)) if is_manifest(MANIFEST, status) else version(status)
+        return FileInfo(MANIFEST, status.st_size, etag, status.st_mtime)
     finally:
         os.close(fd)
 
@@ -367,7 +370,7 @@ def replace_manifest(root: Path, avatar_id: str, content: bytes, expected_etag: 
         with scratch.manifests_locked():
             folder = open_bundle(root, avatar_id)
             try:
-                if _manifest_etag(root, avatar_id) != expected_etag:
+                if _manifest_info(root, avatar_id).etag != expected_etag:
                     raise ManifestChanged(f"the manifest of avatar {avatar_id!r} has changed")
                 os.rename(draft, MANIFEST, dst_dir_fd=folder)
                 _flush(root / avatar_id)
