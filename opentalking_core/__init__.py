@@ -3,8 +3,9 @@
 from .bundles.bundle import AvatarBundle
 from .bundles.folder import list_avatar_dirs, load_avatar_bundle
 from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
-from .bundles.model_type import ModelType, PortraitRecipe
-from .bundles.mouth import MouthLandmarks, Point
+from .bundles.model_type import BundleMaker, ModelType, OwnMetadata, PortraitRecipe
+from .bundles.mouth import MouthLandmarks, Point, mouth_metadata
+from .bundles.source import AvatarSource, BundleFile, BundleMetadata, Frame, SourceKind
 from .bundles.standard_types import STANDARD_MODEL_TYPES
 from .bundles.store import (
     MANIFEST,
@@ -40,11 +41,16 @@ __all__ = [
     "AlreadyExists",
     "AvatarBundle",
     "AvatarManifest",
+    "AvatarSource",
+    "BundleFile",
+    "BundleMaker",
+    "BundleMetadata",
     "BundleStore",
     "BundleVersion",
     "ChangeStamp",
     "FileInfo",
     "FileReader",
+    "Frame",
     "InvalidBundle",
     "InvalidManifest",
     "InvalidRequest",
@@ -53,11 +59,13 @@ __all__ = [
     "MouthLandmarks",
     "NotFound",
     "OpenTalkingError",
+    "OwnMetadata",
     "PluginError",
     "Point",
     "PortraitRecipe",
     "PresignedURLs",
     "Problem",
+    "SourceKind",
     "StoreFull",
     "StoreUnavailable",
     "check_new_bundle",
@@ -69,4 +77,5 @@ __all__ = [
     "is_bundle_path",
     "list_avatar_dirs",
     "load_avatar_bundle",
+    "mouth_metadata",
 ]

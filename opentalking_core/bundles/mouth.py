@@ -70,12 +70,12 @@ def _fraction(value: float) -> float:
     return round(min(max(float(value), 0.0), 1.0), 5)
 
 
-def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
+def mouth_metadata(landmarks: MouthLandmarks, detector: str = "") -> dict[str, Any]:
     """Return the keys that a located mouth adds to a manifest's `metadata`.
 
     Args:
         landmarks: what the detector returned.
-        detector: the name of its plugin.
+        detector: the name of its plugin; needed for landmarks without a `source`.
 
     Returns:
         `mouth_polygon_source`, `animation` (centre, half width, half height, outlines) and, if known, `face_box`;
