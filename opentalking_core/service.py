@@ -10,6 +10,7 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
+from .avatar_maker import AvatarMaker
 from .bundles.manifest import AvatarManifest, is_avatar_id
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
@@ -27,8 +28,9 @@ from .errors import (
 from .health import assess_health
 from .metrics import Metrics
 from .portrait_intake import PortraitIntake
-from .portraits.custom_avatar import candidate_ids, custom_manifest
-from .portraits.picture import measure_size, prepare_portrait
+from .portraits.custom_avatar import candidate_ids
+from .scratch import sweep_scratch_folders
+from .source_intake import SourceIntake
 from .store_connection import StoreConnection
 from .thumbnail_cache import ThumbnailCache
 from .upload_slots import UploadSlots
@@ -36,11 +38,11 @@ from .workers.pool import WorkerPool
 from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
     from contextlib import AbstractContextManager
 
+    from .avatar_maker import OnProgress, Source
     from .bundles.manifest import AvatarSummary
-    from .bundles.model_type import PortraitRecipe
     from .bundles.store import FileReader
     from .catalog import Catalog, Listing, ListingPage, ListingQuery
     from .health import Health, StoreHealth
@@ -62,6 +64,9 @@ MAX_ID_ATTEMPTS = 1000
 #: How long the URL works that sends a client to the store for a preview.
 _PRESIGNED_URL_SECONDS = 300.0
 
+#: Time that a worker may take for each frame of a video. A detector that is as slow as this is still useful.
+_SECONDS_PER_FRAME = 1.0
+
 
 class AvatarService:
     """Lists, reads, makes and deletes avatars. An async context manager; one per process and event loop.
@@ -81,7 +86,6 @@ class AvatarService:
         self._host = host
         self._now = now or _utc_now
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
-        self._model_types = host.model_types()
         self.metrics = Metrics()
         workers, time_limit = settings.portrait_workers, settings.portrait_time_limit
         threads = ThreadRunner(time_limit)
@@ -90,6 +94,12 @@ class AvatarService:
         # slots of their own, so that thumbnails don't wait for uploads.
         slots = 2 * max(workers, 1)
         self._portraits = PortraitIntake(settings, host, self._runner, threads, slots, self.metrics)
+        # Videos have workers of their own, so that portraits don't wait for videos.
+        video_limit = time_limit + settings.video_max_frames * _SECONDS_PER_FRAME
+        video_threads = ThreadRunner(video_limit)
+        self._video_runner: Runner = WorkerPool(max(1, workers - 1), video_limit) if workers else video_threads
+        sources = SourceIntake(settings, host, self._video_runner, video_threads, self.metrics)
+        self._maker = AvatarMaker(host.model_types(), self._portraits, sources)
         self._catalog: Catalog = ScanningCatalog(self._store, settings.refresh_seconds, self.metrics)
         self.metrics.avatars.set_function(lambda: self._catalog.status().avatars)
         self._connection = StoreConnection(self._store, self._catalog.start)
@@ -102,6 +112,7 @@ class AvatarService:
         self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(sweep_scratch_folders)
         try:
             await self._connection.open()
         except StoreUnavailable as error:  # the store may come up later; until then each request says that it is down
@@ -113,6 +124,7 @@ class AvatarService:
             stack.callback(self._host.shutdown)
             stack.push_async_callback(self._connection.close)
             stack.push_async_callback(self._runner.close)
+            stack.push_async_callback(self._video_runner.close)
             stack.push_async_callback(self._catalog.stop)
 
     async def listing(self) -> Listing:
@@ -189,47 +201,39 @@ class AvatarService:
         async with self.preview(avatar_id) as preview:
             return await self._thumbnails.get(avatar_id, preview, width, image_format)
 
-    async def create(self, name: str, base_avatar_id: str, image: bytes) -> AvatarSummary:
-        """Make a new avatar from a portrait: driven like the base, with its mouth located.
+    async def create(
+        self, name: str, base_avatar_id: str, source: Source, on_progress: OnProgress | None = None
+    ) -> AvatarSummary:
+        """Make a new avatar from a portrait or a video: driven like the base, with its mouth located.
+
+        A cancellation ends the work, and nothing is written.
 
         Args:
             name: for people to read; 1 to MAX_NAME_CHARACTERS characters.
             base_avatar_id: the avatar whose manifest is the template.
-            image: a JPEG, PNG or WebP.
+            source: the bytes of a JPEG, PNG or WebP, or the file of a video.
+            on_progress: called on the event loop a few times a second while a video is worked on.
 
         Raises:
-            InvalidRequest: the name is blank or too long, the base is not usable, or the picture can't be read.
+            InvalidRequest: the name is blank or too long, the base is not usable, or the source can't be read.
             NotFound: there is no such base.
             StoreFull, StoreUnavailable, Overloaded, WorkersUnavailable: nothing was written.
         """
         name = _checked_name(name)
         base = await self._base_manifest(base_avatar_id)
-        recipe = self._portrait_recipe(base_avatar_id, base)
-        portrait, mouth = await self._portraits.process(image, prepare_portrait)
-        report = await self._portraits.report((portrait.width, portrait.height), mouth)
-        manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
-        pictures = dict.fromkeys(recipe.picture_paths, portrait.png)
-        try:
-            avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
-        except InvalidManifest as error:
-            raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
+        async with self._maker.make(name, base_avatar_id, base, source, on_progress) as made:
+            try:
+                avatar_id, manifest = await self._store_under_free_id(name, made.manifest, made.files)
+            except InvalidManifest as error:
+                raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
         self._catalog.created(avatar_id, manifest)
-        log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
+        log.info(
+            "made avatar %s; mouth %s", avatar_id, f"found by {made.mouth.detector}" if made.mouth else "not found"
+        )
         return manifest.summary(avatar_id)
 
-    def _portrait_recipe(self, base_avatar_id: str, base: AvatarManifest) -> PortraitRecipe:
-        """Return how a bundle of the base's model type is made from a portrait. Raise InvalidRequest if it can't be."""
-        model_type = self._model_types.get(base.model_type)
-        recipe = model_type.portrait_recipe if model_type else None
-        if recipe is None:
-            usable = ", ".join(sorted(n for n, model_type in self._model_types.items() if model_type.portrait_recipe))
-            raise InvalidRequest(
-                f"the base avatar {base_avatar_id!r} is of model type {base.model_type!r}; a portrait needs {usable}"
-            )
-        return recipe
-
     async def _store_under_free_id(
-        self, name: str, manifest: AvatarManifest, pictures: Mapping[str, bytes]
+        self, name: str, manifest: AvatarManifest, content: Mapping[str, bytes | AsyncIterable[bytes]]
     ) -> tuple[str, AvatarManifest]:
         """Create the bundle under the first free id for `name`; return that id, and the manifest with it.
 
@@ -239,7 +243,7 @@ class AvatarService:
         """
         for avatar_id in itertools.islice(candidate_ids(name, self._now()), MAX_ID_ATTEMPTS):
             manifest = manifest.model_copy(update={"id": avatar_id})
-            files = {**pictures, MANIFEST: manifest.to_json()}
+            files = {**content, MANIFEST: manifest.to_json()}
             try:
                 with self._catalog.local_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
@@ -248,18 +252,18 @@ class AvatarService:
             return avatar_id, manifest
         raise Overloaded(f"{MAX_ID_ATTEMPTS} avatars of this name were made within a moment; try again", retry_after=1)
 
-    async def check(self, image: bytes) -> PortraitReport:
-        """Report whether a portrait is fit to be an avatar. Nothing is stored.
+    async def check(self, source: Source, on_progress: OnProgress | None = None) -> PortraitReport:
+        """Report whether a portrait or a video is fit to be an avatar. Nothing is stored.
 
         Args:
-            image: a JPEG, PNG or WebP.
+            source: the bytes of a JPEG, PNG or WebP, or the file of a video.
+            on_progress: called on the event loop a few times a second while a video is worked on.
 
         Raises:
-            InvalidRequest: the picture can't be read.
+            InvalidRequest: the source can't be read.
             WorkersUnavailable: try again.
         """
-        size, mouth = await self._portraits.process(image, measure_size)
-        return await self._portraits.report(size, mouth)
+        return await self._maker.check(source, on_progress)
 
     def upload_slot(self) -> AbstractContextManager[None]:
         """Hold a slot for an upload, from its first byte to its answer. Raise Overloaded if all are taken."""

@@ -168,6 +168,13 @@ class PluginHost:
                 owners[name], types[name] = info, model_type
         return types
 
+    def model_type_owner(self, name: str) -> PluginInfo:
+        """Return the plugin that registers a model type. Raise KeyError if none does."""
+        for info, registered in self._registered_types():
+            if not isinstance(registered, HookFailed) and name in registered:
+                return info
+        raise KeyError(name)
+
     def _registered_types(self) -> list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]]:
         """Return each plugin's model types by name, or its failure. Each plugin is asked once."""
         if self._types is None:
