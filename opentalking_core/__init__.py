@@ -4,7 +4,7 @@ from .bundles.bundle import AvatarBundle
 from .bundles.folder import list_avatar_dirs, load_avatar_bundle
 from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.model_type import ModelType, PortraitRecipe
-from .bundles.mouth import MouthLandmarks, Point
+from .bundles.mouth import MouthLandmarks, MouthTracker, Point
 from .bundles.standard_types import STANDARD_MODEL_TYPES
 from .bundles.store import (
     MANIFEST,
@@ -51,6 +51,7 @@ __all__ = [
     "InvalidURL",
     "ModelType",
     "MouthLandmarks",
+    "MouthTracker",
     "NotFound",
     "OpenTalkingError",
     "PluginError",
