@@ -4,7 +4,7 @@ from .bundles.bundle import AvatarBundle
 from .bundles.folder import list_avatar_dirs, load_avatar_bundle
 from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.model_type import BundleMaker, ModelType, OwnMetadata, PortraitRecipe
-from .bundles.mouth import MouthLandmarks, Point, mouth_metadata
+from .bundles.mouth import MouthLandmarks, MouthTracker, Point, mouth_metadata
 from .bundles.source import AvatarSource, BundleFile, BundleMetadata, Frame, SourceKind
 from .bundles.standard_types import STANDARD_MODEL_TYPES
 from .bundles.store import (
@@ -57,6 +57,7 @@ __all__ = [
     "InvalidURL",
     "ModelType",
     "MouthLandmarks",
+    "MouthTracker",
     "NotFound",
     "OpenTalkingError",
     "OwnMetadata",
