@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import InvalidRequest
 from .workers.making import MakingTask, make_files
-from .workers.progress import read_progress
+from .workers.progress import ProgressFile
 from .workers.runner import WorkerCrashed
 from .workers.worker_host import WorkerPlugins
 
@@ -134,20 +135,31 @@ class SourceIntake:
     async def _make(
         self, runner: Runner, task: MakingTask, on_progress: Callable[[WorkProgress], None] | None
     ) -> MadeFiles:
-        try:
-            return await self._watched(runner, task, on_progress)
-        except (WorkerCrashed, TimeoutError) as error:
-            # Either a detector or the upload is at fault. Work without the detectors: if that fails too, it was the
-            # upload.
-            log.warning("the work on a %s was interrupted and goes on without mouth detectors: %s", task.kind, error)
-            failures = dict.fromkeys(task.detectors, f"{type(error).__name__}: {error}")
-            await asyncio.to_thread(_empty, task.folder)
-        try:
-            made = await self._watched(runner, task._replace(detectors=()), on_progress)
-        except (WorkerCrashed, TimeoutError) as error:
-            log.warning("a %s of %d bytes could not be decoded: %s", task.kind, task.upload.stat().st_size, error)
-            raise InvalidRequest(f"the {task.kind} can't be decoded: {_REMEDIES[task.kind]}") from None
-        return made._replace(failures=failures, detections={(name, "failed"): 1 for name in failures})
+        """Run the task. If its worker is lost, run it again without the detector that was asked last.
+
+        Either that detector or the upload is at fault. If the work fails without detectors too, it was the upload.
+        """
+        failures: dict[str, str] = {}
+        while True:
+            try:
+                made = await self._watched(runner, task, on_progress)
+            except (WorkerCrashed, TimeoutError) as error:
+                reason = f"{type(error).__name__}: {error}"
+                if not task.detectors:
+                    log.warning("a %s could not be decoded: %s", task.kind, reason)
+                    raise InvalidRequest(f"the {task.kind} can't be decoded: {_REMEDIES[task.kind]}") from None
+                progress = await asyncio.to_thread(ProgressFile(task.progress).read)
+                last = progress.detector if progress is not None else -1
+                suspects = task.detectors if last < 0 else task.detectors[last : last + 1]
+                log.warning(
+                    "work on a %s goes on without mouth detector %s: %s", task.kind, ", ".join(suspects), reason
+                )
+                failures |= dict.fromkeys(suspects, reason)
+                task = task._replace(detectors=tuple(name for name in task.detectors if name not in suspects))
+                await asyncio.to_thread(_empty, task)
+            else:
+                failed = {(name, "failed"): 1 for name in failures}
+                return made._replace(failures=failures | made.failures, detections=made.detections | failed)
 
     async def _watched(
         self, runner: Runner, task: MakingTask, on_progress: Callable[[WorkProgress], None] | None
@@ -156,17 +168,17 @@ class SourceIntake:
         plugins = WorkerPlugins(self._host.choice, self._host)
         call = asyncio.ensure_future(runner.run(make_files, plugins, task))
         pace = _Pace(self._settings.portrait_time_limit)
+        file = ProgressFile(task.progress)
         try:
             while not (await asyncio.wait([call], timeout=_POLL_SECONDS))[0]:
-                if (progress := await asyncio.to_thread(read_progress, task.progress)) is not None:
-                    seconds_left = pace.seconds_left(*progress, time.monotonic())
+                if (progress := await asyncio.to_thread(file.read)) is not None:
+                    seconds_left = pace.seconds_left(progress.done, progress.total, time.monotonic())
                     if on_progress is not None:
-                        on_progress(WorkProgress(*progress, seconds_left))
+                        on_progress(WorkProgress(progress.done, progress.total, seconds_left))
             return call.result()
         finally:
             call.cancel()
             await asyncio.wait([call])
-            await asyncio.to_thread(task.progress.unlink, missing_ok=True)
 
     def _record(self, task: MakingTask, made: MadeFiles) -> None:
         self._metrics.observe_stages(made.seconds)
@@ -207,8 +219,8 @@ class _Pace:
         return (now - self._started) / done * max(total - done, 0) if done else None
 
 
-def _empty(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder)
-    folder.mkdir()
+def _empty(task: MakingTask) -> None:
+    """Remove what the task has written."""
+    shutil.rmtree(task.folder)
+    task.folder.mkdir()
+    task.progress.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from ..portraits.checks import measure_face
 from ..portraits.detected_mouth import DetectedMouth
 from ..portraits.png_writer import encode_png
 from .mouth_finder import MouthFinder
-from .progress import write_progress
+from .progress import ProgressFile
 from .source import LocatedSource, open_upload
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class MakingTask(NamedTuple):
         upload: the uploaded file.
         kind: what was uploaded.
         folder: where to write the files; it exists and is empty.
-        progress: the file for `write_progress`.
+        progress: the path of a `ProgressFile`.
         model_type: the name of the model type that makes the files; None to look at the source only.
         detectors: the plugins to ask for mouths, in order.
         max_size: (width, height) in pixels into which frames are fitted.
@@ -101,12 +101,13 @@ def make_files(plugins: WorkerPlugins, task: MakingTask) -> MadeFiles:
     host = plugins.load_host()
     host.startup()
     started = time.perf_counter()
-    write_progress(task.progress, 0, 0)
+    progress = ProgressFile(task.progress)
+    progress.start()
     with (
         open_upload(task.upload, task.kind, task.max_size, task.max_frames) as upload,
-        MouthFinder(host, task.detectors, upload.size, upload.fps or 1.0) as mouths,
+        MouthFinder(host, task.detectors, upload.size, upload.fps or 1.0, progress) as mouths,
     ):
-        source = LocatedSource(task.upload, task.kind, upload, mouths, task.progress)
+        source = LocatedSource(task.upload, task.kind, upload, mouths, progress)
         written = _Files(task.folder)
         if task.model_type is None:
             for _ in source.frames():
@@ -115,6 +116,7 @@ def make_files(plugins: WorkerPlugins, task: MakingTask) -> MadeFiles:
             _run_maker(host, task.model_type, source, written)
         if source.reference is None:
             raise InvalidRequest(f"the {task.kind} has no frame: send one that shows a face")
+        reference_sha256 = _write_stills(source.reference, written) if task.model_type else ""
         seconds = {
             f"{task.kind}_decode": source.decoding_seconds,
             f"{task.kind}_detect": mouths.seconds,
@@ -130,7 +132,7 @@ def make_files(plugins: WorkerPlugins, task: MakingTask) -> MadeFiles:
             upload.fps,
             max(upload.source_frames, source.frame_count),
             upload.suffix,
-            _write_stills(source.reference, written) if task.model_type else "",
+            reference_sha256,
             _measured_mouth(source.reference),
             mouths.failures,
             dict(mouths.detections),

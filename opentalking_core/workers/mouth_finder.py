@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from ..errors import PluginError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from ..bundles.mouth import MouthLandmarks, MouthTracker
     from ..host.host import PluginHost
+    from .progress import ProgressFile
 
 
 class MouthFinder:
@@ -30,13 +31,17 @@ class MouthFinder:
         detectors: the plugins to ask, in order.
         size: (width, height) of the frames in pixels.
         fps: frames per second.
+        progress: where to say which detector is asked.
     """
 
-    def __init__(self, host: PluginHost, detectors: Iterable[str], size: tuple[int, int], fps: float) -> None:
+    def __init__(
+        self, host: PluginHost, detectors: Sequence[str], size: tuple[int, int], fps: float, progress: ProgressFile
+    ) -> None:
         self._host = host
         self._size = size
         self._fps = fps
-        self._detectors = list(detectors)
+        self._detectors = dict(enumerate(detectors))
+        self._progress = progress
         self._trackers: dict[str, MouthTracker] = {}
         #: What each detector raised, by plugin.
         self.failures: dict[str, str] = {}
@@ -62,20 +67,21 @@ class MouthFinder:
         """
         started = time.perf_counter()
         try:
-            for name in tuple(self._detectors):
-                if (mouth := self._ask(name, pixels, seconds)) is not None:
+            for position, name in tuple(self._detectors.items()):
+                self._progress.asking(position)
+                if (mouth := self._ask(position, name, pixels, seconds)) is not None:
                     return dataclasses.replace(mouth, source=mouth.source or name)
             return None
         finally:
             self.seconds += time.perf_counter() - started
 
-    def _ask(self, name: str, pixels: NDArray[np.uint8], seconds: float) -> MouthLandmarks | None:
+    def _ask(self, position: int, name: str, pixels: NDArray[np.uint8], seconds: float) -> MouthLandmarks | None:
         try:
             if name not in self._trackers:
                 self._trackers[name] = self._host.open_mouth_tracker(name, *self._size, self._fps)
             mouth = self._trackers[name].track(pixels, seconds)
         except PluginError as error:
-            self._detectors.remove(name)
+            del self._detectors[position]
             self.failures[name] = str(error)
             self.detections[name, "failed"] += 1
             return None

@@ -12,7 +12,6 @@ from PIL import Image
 
 from ..portraits.picture import decode_portrait, measure_size
 from .ahead import computed_ahead
-from .progress import write_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ..bundles.mouth import MouthLandmarks
     from ..bundles.source import SourceKind
     from .mouth_finder import MouthFinder
+    from .progress import ProgressFile
 
 #: How many frames are decoded ahead of the mouth detectors, and how many mouths are located ahead of the model type.
 _FRAMES_AHEAD = 3
@@ -124,17 +124,19 @@ class LocatedSource:
     Args:
         path: the uploaded file.
         kind: what was uploaded.
-        upload: the opened file.
+        opened: the same file, opened.
         mouths: locates the mouths.
-        progress: the file for `write_progress`.
+        progress: where to say how many frames are finished.
     """
 
-    def __init__(self, path: Path, kind: SourceKind, upload: OpenedUpload, mouths: MouthFinder, progress: Path) -> None:
+    def __init__(
+        self, path: Path, kind: SourceKind, opened: OpenedUpload, mouths: MouthFinder, progress: ProgressFile
+    ) -> None:
         self.kind = kind
         self.upload = path
-        self.width, self.height = upload.size
-        self.fps = upload.fps
-        self._opened = upload
+        self.width, self.height = opened.size
+        self.fps = opened.fps
+        self._opened = opened
         self._mouths = mouths
         self._progress = progress
         self.frame_count = 0
@@ -152,7 +154,7 @@ class LocatedSource:
             for frame in frames:
                 self._remember(frame)
                 yield frame
-                write_progress(self._progress, self.frame_count, self._opened.expected_frames)
+                self._progress.finished(self.frame_count, self._opened.expected_frames)
 
     def _remember(self, frame: SourceFrame) -> None:
         self.frame_count += 1
