@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .crop import Crop, Cutout
+
 # The lips in MediaPipe's 478-point face mesh: outlines in the order of the bundle format.
 OUTER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
 INNER_MOUTH = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
@@ -85,6 +87,11 @@ class FaceMesh:
         """How far the face leans clockwise, in degrees."""
         x, y = self.points[_FOREHEAD] - self.points[_CHIN]
         return degrees(atan2(x, -y))
+
+    def moved(self, crop: Crop | Cutout) -> FaceMesh:
+        """Return this mesh in `crop` as a mesh in the picture."""
+        yaw, pitch, roll = self.pose
+        return FaceMesh(crop.to_picture(self.points), Pose(yaw, pitch, (roll + crop.turn + 180) % 360 - 180))
 
     def is_plausible(self) -> bool:
         """Return whether the eyes are above the mouth along the axis from the chin to the forehead."""
