@@ -109,4 +109,5 @@ class Cutout:
         x, y = points[..., 0], points[..., 1]
         width, height = self.right - self.left, self.bottom - self.top
         turned = {0: (x, y), 90: (width - y, x), 180: (width - x, height - y), 270: (y, height - x)}[self.turn]
-        return np.stack(turned, axis=-1) + np.array((self.left, self.top))
+        moved: NDArray[np.float64] = np.stack(turned, axis=-1) + (self.left, self.top)  # noqa: RUF005
+        return moved

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from opentalking_core import Point
+
     from .mesh import FaceMesh
 
 T = TypeVar("T")
@@ -149,16 +151,20 @@ def _load(kind: Callable[[bytes], T], model: bytes) -> T:
 def _landmarks(face: FaceMesh, faces: int, image: NDArray[np.uint8]) -> MouthLandmarks:
     """Return what the plugin reports of a face in `image`, which shows that number of faces."""
     height, width = image.shape[:2]
-    points = [(x / width, y / height) for x, y in face.points.tolist()]
+    points = face.points / (width, height)
     left, top, right, bottom = face.box
     return MouthLandmarks(
-        outer_lip=[points[i] for i in OUTER_LIP],
-        inner_mouth=[points[i] for i in INNER_MOUTH],
+        outer_lip=_points(points, OUTER_LIP),
+        inner_mouth=_points(points, INNER_MOUTH),
         face_box=(left / width, top / height, right / width, bottom / height),
         source="mediapipe",
         faces=faces,
         pose=face.pose,
     )
+
+
+def _points(points: NDArray[np.float64], outline: tuple[int, ...]) -> list[Point]:
+    return [(x, y) for x, y in points[list(outline)].tolist()]
 
 
 def missing_software() -> tuple[str, ...]:
