@@ -133,7 +133,8 @@ class MediapipeTracker:
         """
         with self._detector.lend_for(image) as landmarker:
             face = self._faces.track(landmarker, image, seconds) if landmarker else None
-        return _landmarks(face, self._faces.faces, image) if face else None
+        landmarks = _landmarks(face, self._faces.faces, image) if face else None
+        return landmarks if landmarks and landmarks.is_in_picture else None
 
     def close(self) -> None:
         self._video.close()

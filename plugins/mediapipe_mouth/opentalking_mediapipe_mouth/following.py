@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 #: The side of a cutout by the size of the face in it: to start with, so that no other face is in it, and to follow the
 #: face, so that no edge of the cutout comes into MediaPipe's view.
-_START_MARGIN, _MARGIN = 1.7, 2.4
+_START_MARGIN, _MARGIN = 1.7, 3.0
 
 #: A cutout stays where it is until the face has moved by this part of its size, grown by this factor, or leaned by
 #: this angle in degrees.
-_MAX_DRIFT, _MAX_GROWTH, _MAX_LEAN = 0.15, 1.2, 60
+_MAX_DRIFT, _MAX_GROWTH, _MAX_LEAN = 0.35, 1.25, 60
 
 #: MediaPipe places the lips of a face that has moved by more than this part of its size since the last look up to 15 %
 #: of their width off. A second look at the same frame places them within 1 %.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from math import hypot, inf
 from typing import TYPE_CHECKING
 
+from .crop import Cutout
 from .following import FaceFollower
-from .scene import SceneWatch
+from .outline import Outline
 from .search import confirmed, look_at_whole, search_windows
 
 if TYPE_CHECKING:
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from .landmarker import Landmarker, VideoLandmarker
     from .mesh import FaceMesh
 
-#: Seconds of video after which the detector must confirm a face that is followed.
-_CONFIRM_SECONDS = 0.25
+#: Least likeness of two successive frames of one scene. Frames of talking people gave 0.999, a pan over 5 % of the
+#: width from one frame to the next 0.67 to 0.82. Of different scenes, few reach 0.6.
+_MIN_SCENE_LIKENESS = 0.6
+
+#: The detector must confirm a followed face after this many seconds of video, and at once if the face looks less like
+#: it looked when it was last confirmed: something may cover the face.
+_CONFIRM_SECONDS, _MIN_FACE_LIKENESS = 0.25, 0.9
 
 #: Seconds of video from one search of all windows to the next. Each one takes 250 ms, so they become rare while nothing
 #: is found.
@@ -40,9 +46,10 @@ class FaceTracker:
     def __init__(self, video: VideoLandmarker) -> None:
         self.faces = 1  #: the number of faces in the last frame that was looked at as a whole
         self._follower = FaceFollower(video)
-        self._scene = SceneWatch()
+        self._frame: Outline | None = None
         self._person: FaceMesh | None = None
         self._seen_at = 0.0
+        self._confirmed: Outline | None = None
         self._confirm_at = -inf
         self._search_at = -inf
         self._wait = _FIRST_WAIT_SECONDS
@@ -55,7 +62,8 @@ class FaceTracker:
             frame: RGB, uint8, shape (height, width, 3).
             seconds: the frame's time.
         """
-        if self._scene.is_cut(frame):
+        last, self._frame = self._frame, Outline(frame)
+        if last is not None and self._frame.likeness(last) < _MIN_SCENE_LIKENESS:
             self._person = None
             self._follower.forget()
         face = self._follow(landmarker, frame, seconds) or self._find(landmarker, frame, seconds)
@@ -66,15 +74,27 @@ class FaceTracker:
     def _follow(self, landmarker: Landmarker, frame: NDArray[np.uint8], seconds: float) -> FaceMesh | None:
         face = self._follower.follow(frame)
         if face is None:
-            self._confirm_at = seconds  # a face that appears in the old place must be confirmed
+            self._confirmed = None  # a face that appears in the old place must be confirmed
             return None
-        if seconds >= self._confirm_at:
-            if confirmed(landmarker, frame, face, may_repeat=False) is None:
-                self._follower.reject()
-                return None
-            self._confirm_at = seconds + _CONFIRM_SECONDS
+        if not self._is_confirmed(landmarker, frame, face, seconds):
+            self._follower.reject()
+            return None
         self._search_at, self._wait = seconds, _FIRST_WAIT_SECONDS
         return face
+
+    def _is_confirmed(self, landmarker: Landmarker, frame: NDArray[np.uint8], face: FaceMesh, seconds: float) -> bool:
+        """Return whether a followed face still is a face."""
+        cutout = Cutout.around(face.box.center, face.box.size, 0, frame)
+        outline = Outline(cutout.cut(frame))
+        if (
+            self._confirmed is None
+            or seconds >= self._confirm_at
+            or outline.likeness(self._confirmed) < _MIN_FACE_LIKENESS
+        ):
+            is_face = confirmed(landmarker, frame, face, may_repeat=False) is not None
+            self._confirmed = outline if is_face else None
+            self._confirm_at = seconds + _CONFIRM_SECONDS
+        return self._confirmed is not None
 
     def _find(self, landmarker: Landmarker, frame: NDArray[np.uint8], seconds: float) -> FaceMesh | None:
         faces = look_at_whole(landmarker, frame)
@@ -85,7 +105,6 @@ class FaceTracker:
         for candidate in self._candidates(faces, seconds):
             face = confirmed(landmarker, frame, candidate)
             if face is not None:
-                self._confirm_at = seconds + _CONFIRM_SECONDS
                 return self._follower.start(frame, face) or face
         return None
 
