@@ -75,6 +75,13 @@ def test_open_mouth_tracker_without_a_tracker_asks_detect_mouth_for_each_frame(p
     opened.close()
 
 
+def test_track_frame_by_frame_returns_none_for_a_mouth_outside_the_frame() -> None:
+    plugin, lips = FakeMouth(), ((0.4, 1.1), (0.5, 1.05), (0.6, 1.1), (0.5, 1.15))
+    plugin.landmarks = MouthLandmarks(lips, lips)
+    opened = PluginHost().register(plugin, "somebodys").open_mouth_tracker("somebodys", 4, 6, 25.0)
+    assert opened.track(FRAME, 0.0) is None
+
+
 @pytest.mark.parametrize("name", ["missing", "no_detector"])
 def test_open_mouth_tracker_of_no_detector_names_the_plugin(name: str) -> None:
     class NoDetector:

@@ -56,12 +56,13 @@ class FrameByFrameTracker:
         self._call = call
 
     def track(self, image: NDArray[np.uint8], seconds: float) -> MouthLandmarks | None:
-        """Locate the mouth of the largest face in a frame.
+        """Locate the mouth of the largest face in a frame; None if the frame doesn't show the mouth of that face.
 
         Raises:
             PluginError: the plugin raised, or returned something else than MouthLandmarks or None.
         """
-        return checked_landmarks(self._call, self._call.guard(self._call.raw, image=image))
+        found = checked_landmarks(self._call, self._call.guard(self._call.raw, image=image))
+        return found if found is not None and found.is_in_picture else None
 
     def close(self) -> None:
         pass

@@ -1,0 +1,128 @@
+"""Follow one face from frame to frame, in a part of the frame around the face."""
+
+from __future__ import annotations
+
+from math import hypot
+from typing import TYPE_CHECKING
+
+from .crop import Cutout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .landmarker import VideoLandmarker
+    from .mesh import Box, FaceMesh
+
+#: The side of a cutout by the size of the face in it: to start with, so that no other face is in it, and to follow the
+#: face, so that no edge of the cutout comes into MediaPipe's view.
+_START_MARGIN, _MARGIN = 1.7, 3.0
+
+#: A cutout stays where it is until the face has moved by this part of its size, grown by this factor, or leaned by
+#: this angle in degrees.
+_MAX_DRIFT, _MAX_GROWTH, _MAX_LEAN = 0.35, 1.25, 60
+
+#: MediaPipe places the lips of a face that has moved by more than this part of its size since the last look up to 15 %
+#: of their width off. A second look at the same frame places them within 1 %.
+_MAX_STEP = 0.1
+
+#: Looks at one frame: the face is lost, found by the detector, and measured.
+_MAX_LOOKS = 3
+
+
+class FaceFollower:
+    """Follows one face.
+
+    Args:
+        video: looks at the cutouts.
+    """
+
+    def __init__(self, video: VideoLandmarker) -> None:
+        self._video = video
+        self._cutout: Cutout | None = None
+        self._anchor: FaceMesh | None = None  # the face when the cutout was placed
+        self._last: FaceMesh | None = None
+        self._expected: Box | None = None  # where MediaPipe looks for the face next; None if that is not known
+
+    def start(self, frame: NDArray[np.uint8], face: FaceMesh) -> FaceMesh | None:
+        """Begin to follow `face`, which a search has found in `frame`; return a more precise mesh of the face.
+
+        Returns:
+            None if the face can't be followed: MediaPipe doesn't see a face there, or sees another one.
+        """
+        self.forget()
+        self._video.find_mesh(_cutout(face, _START_MARGIN, frame).cut(frame))
+        self._last = face
+        self._place(face, frame)
+        return self.follow(frame)
+
+    def follow(self, frame: NDArray[np.uint8]) -> FaceMesh | None:
+        """Return the mesh of the face in the next frame; None if the face isn't seen near its last place.
+
+        The face may be seen again in a later frame.
+        """
+        if self._cutout is None or self._last is None:
+            return None
+        mesh = self._look(self._cutout, frame)
+        if mesh is None:
+            return None
+        if not mesh.box.is_same_face(self._last.box):
+            self._video.forget()
+            return None
+        self._last = mesh
+        if not self._is_well_placed(mesh):
+            self._place(mesh, frame)
+        return mesh
+
+    def reject(self) -> None:
+        """Have the detector look for the face in the next frame: the last mesh was no face."""
+        self._video.forget()
+
+    def forget(self) -> None:
+        """Follow no face."""
+        self._video.forget()
+        self._cutout = self._anchor = self._last = self._expected = None
+
+    def _look(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
+        """Look at a frame until the face is where MediaPipe expected it, or no face is found."""
+        pixels = cutout.cut(frame)
+        mesh = None
+        for _ in range(_MAX_LOOKS):
+            has_expectation = self._video.is_tracking
+            found = self._video.find_mesh(pixels)
+            mesh = found.moved(cutout) if found else None
+            expected, self._expected = self._expected, mesh.box if mesh else None
+            if mesh is None and not has_expectation:
+                break
+            if mesh and expected and _distance(mesh.box, expected) < _MAX_STEP * mesh.box.size:
+                break
+        return mesh
+
+    def _is_well_placed(self, face: FaceMesh) -> bool:
+        """Return whether the cutout can stay where it is."""
+        if self._anchor is None:
+            return False
+        growth = face.box.size / self._anchor.box.size
+        return (
+            _distance(face.box, self._anchor.box) < _MAX_DRIFT * face.box.size
+            and 1 / _MAX_GROWTH < growth < _MAX_GROWTH
+            and abs((face.lean - self._anchor.lean + 180) % 360 - 180) < _MAX_LEAN
+        )
+
+    def _place(self, face: FaceMesh, frame: NDArray[np.uint8]) -> None:
+        """Place the cutout around `face`."""
+        cutout = _cutout(face, _MARGIN, frame)
+        if self._cutout is not None and cutout.turn != self._cutout.turn:
+            self._video.forget()
+        self._cutout, self._anchor = cutout, face
+        self._expected = None  # MediaPipe looks at the same fractions of another part of the frame
+
+
+def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:
+    turn = round(face.lean / 90) * 90 % 360
+    return Cutout.around(face.box.center, margin * face.box.size, turn, frame)
+
+
+def _distance(one: Box, other: Box) -> float:
+    (x, y), (other_x, other_y) = one.center, other.center
+    return hypot(x - other_x, y - other_y)
