@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from PIL import Image
 
 from ..portraits.picture import decode_portrait, measure_size
+from ..videos.decoding import open_video
 from .ahead import computed_ahead
 
 if TYPE_CHECKING:
@@ -81,8 +82,6 @@ def open_upload(path: Path, kind: SourceKind, max_size: tuple[int, int], max_fra
         pixels = decode_portrait(path.read_bytes(), *max_size)
         yield OpenedUpload(measure_size(pixels), None, 1, 1, "", iter([_Portrait(pixels)]))
         return
-    from ..videos.decoding import open_video
-
     with open_video(path, max_size, max_frames) as video:
         counts = video.expected_frames, video.source_frame_count
         yield OpenedUpload(video.size, video.fps, *counts, video.container_suffix, video.frames())
