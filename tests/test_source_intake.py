@@ -19,6 +19,7 @@ from opentalking_core.testing.running import installed_detectors
 from opentalking_core.workers.pool import WorkerPool
 from opentalking_core.workers.threads import ThreadRunner
 
+from .helpers.processes import is_alive
 from .helpers.stores import wait_until
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def test_cancellation_ends_the_worker(tmp_path: Path, upload: Path, made: Path) 
             pid = int(pid_file.read_text())
             work.cancel()
             await asyncio.wait([work])
-            await asyncio.to_thread(wait_until, lambda: not _is_alive(pid))
+            await asyncio.to_thread(wait_until, lambda: not is_alive(pid))
             assert work.cancelled()
             return pid
 
@@ -219,10 +220,3 @@ def test_progress_is_told_while_frames_are_worked_on(tmp_path: Path, upload: Pat
 
     asyncio.run(process())
     assert told[-1] == WorkProgress(1, 1, 0.0)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
