@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from .errors import InvalidRequest
 from .workers.making import MakingTask, make_files
@@ -61,12 +61,18 @@ class FileContent:
     path: Path
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        file = await asyncio.to_thread(self.path.open, "rb")
+        file, chunk = await asyncio.to_thread(self._open)
         try:
-            while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+            while chunk:
                 yield chunk
+                # Most files are smaller than a chunk, and need no second call in a thread.
+                chunk = await asyncio.to_thread(file.read, _CHUNK_BYTES) if len(chunk) == _CHUNK_BYTES else b""
         finally:
             file.close()
+
+    def _open(self) -> tuple[BinaryIO, bytes]:
+        file = self.path.open("rb")
+        return file, file.read(_CHUNK_BYTES)
 
 
 class SourceIntake:
