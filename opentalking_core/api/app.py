@@ -23,9 +23,9 @@ from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
 from .health import HealthResource, HealthzResource
 from .metrics import MetricsResource
 from .observability import Observability
-from .portraits import CustomAvatarsResource, PortraitCheckResource
 from .preview import PreviewResource
 from .replay import ReplayMiddleware
+from .sources import CustomAvatarsResource, SourceCheckResource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +84,7 @@ def _falcon_app(
     routes: dict[str, object] = {
         "/avatars": AvatarListResource(service),
         "/avatars/custom": CustomAvatarsResource(service),
-        "/avatars/check": PortraitCheckResource(service),
+        "/avatars/check": SourceCheckResource(service),
         "/avatars/{avatar_id}": AvatarResource(service),
         "/avatars/{avatar_id}/preview": PreviewResource(service),
         "/metrics": MetricsResource(service.metrics),

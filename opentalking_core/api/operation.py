@@ -49,7 +49,7 @@ class Operation:
         errors: what the operation raises.
         parameters: of the query; those of the path are added to the document by the path's template.
         request_headers: keys of `REQUEST_HEADERS`.
-        form: the body that the operation reads, from `image_form`.
+        form: the body that the operation reads, from `source_form`.
         alias_of: the id of the same operation at its usual path.
     """
 
@@ -146,11 +146,24 @@ def query_parameter(name: str, schema: Json, description: str, example: object =
     return parameter | ({"example": example} if example is not None else {})
 
 
-def image_form(**fields: Json) -> Json:
-    """Return a multipart form with the field `image` after `fields`; all of them are required."""
-    image = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."}
-    schema = {"type": "object", "required": [*fields, "image"], "properties": {**fields, "image": image}}
-    encoding = {"image": {"contentType": "image/jpeg, image/png, image/webp"}}
+def source_form(**fields: Json) -> Json:
+    """Return a multipart form with `fields`, which are required, and either `image` or `video`."""
+    sources: Json = {
+        "image": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP, at most 10 MB."},
+        "video": {
+            "type": "string", "format": "binary", "description": "An MP4, MOV, WebM or MKV, at most 200 MB."
+        },
+    }  # fmt: skip
+    schema: Json = {
+        "type": "object",
+        "required": [*fields],
+        "oneOf": [{"required": [name]} for name in sources],
+        "properties": {**fields, **sources},
+    }
+    encoding = {
+        "image": {"contentType": "image/jpeg, image/png, image/webp"},
+        "video": {"contentType": "video/mp4, video/quicktime, video/webm, video/x-matroska"},
+    }
     return {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}
 
 
