@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import ModuleType
 
     from av.container import InputContainer
@@ -57,7 +57,7 @@ def import_av() -> ModuleType:
         import av
     except ImportError:
         raise InvalidRequest("this server can't read videos: install opentalking-core[video]") from None
-    return cast("ModuleType", av)
+    return av
 
 
 @contextlib.contextmanager

@@ -10,17 +10,22 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..errors import InvalidRequest
-from .container import choose_stream, container_suffix, import_av, open_container, sentences
-from .rendering import Picture, Renderer, encode_jpeg, fitted_size, orientation_of
+from .container import MAX_FRAME_PIXELS, choose_stream, container_suffix, import_av, open_container, sentences
+from .deinterlacing import deinterlaced
+from .geometry import fitted_size, orientation_of
+from .jpeg import encode_jpeg
+from .rendering import Picture, Renderer
 from .timing import constant_rate, measured_rate, resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from fractions import Fraction
     from pathlib import Path
+    from types import ModuleType
 
     import numpy as np
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame as DecodedFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -73,7 +78,7 @@ class VideoReader:
         stream = choose_stream(container)
         self._rate = rate
         self._max_frames = max_frames
-        decoded = itertools.islice(_decode(container, stream), max_frames * _MAX_DECODED_PER_FRAME)
+        decoded = itertools.islice(deinterlaced(av, _decode(container, stream)), max_frames * _MAX_DECODED_PER_FRAME)
         first = next(decoded, None)
         if first is None:
             raise InvalidRequest("the video has no frame that can be decoded: it is damaged, or its codec is unknown")
@@ -97,12 +102,9 @@ class VideoReader:
             MemoryError: decoding needs more memory than this process may use.
         """
         with sentences(import_av()):
-            timed = ((_seconds(frame), self._picture(frame)) for frame in self._decoded)
+            timed = ((_seconds(frame), Picture(self._renderer, frame)) for frame in self._decoded)
             for tick, picture in itertools.islice(resample(timed, self._rate), self._max_frames):
                 yield VideoFrame(float(tick / self._rate), picture)
-
-    def _picture(self, frame: DecodedFrame) -> Picture:
-        return Picture(lambda: self._renderer.render(frame))
 
 
 @contextlib.contextmanager
@@ -141,21 +143,33 @@ def _packet_times(container: InputContainer, stream: VideoStream, count: int) ->
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[DecodedFrame]:
     """Yield the stream's frames in the order in which they are shown. Packets that can't be decoded are skipped."""
     av = import_av()
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = _DECODER_THREADS
+    decoder = _make_decoder(av, stream)
     failures = 0
     for packet in container.demux(stream):
         try:
-            yield from cast("list[DecodedFrame]", stream.codec_context.decode(packet))
+            yield from decoder.decode(packet)
             failures = 0
         except av.error.EOFError:
             return
-        except (av.error.MemoryError, MemoryError):
+        except av.error.MemoryError:
             raise
         except av.error.FFmpegError:
             failures += 1
             if failures == _MAX_FAILURES_IN_A_ROW:
                 return
+
+
+def _make_decoder(av: ModuleType, stream: VideoStream) -> VideoCodecContext:
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
+        # FFmpeg's own decoders leave transparency out.
+        name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[decoder.name]
+        with contextlib.suppress(av.error.FFmpegError, ValueError):
+            decoder = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+    decoder.thread_type = "AUTO"
+    decoder.thread_count = _DECODER_THREADS
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    return decoder
 
 
 def _seconds(frame: DecodedFrame) -> Fraction | None:
