@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..errors import InvalidRequest
-from .container import MAX_FRAME_PIXELS, choose_stream, container_suffix, import_av, open_container, sentences
+from .container import MAX_FRAME_PIXELS, choose_stream, container_suffix, errors_as_sentences, import_av, open_container
 from .deinterlacing import deinterlaced
 from .geometry import fitted_size, orientation_of
 from .jpeg import encode_jpeg
@@ -19,7 +20,6 @@ from .timing import constant_rate, measured_rate, resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
     from pathlib import Path
     from types import ModuleType
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DECODER_THREADS = 2
+
+#: The unit of a container's duration in FFmpeg, AV_TIME_BASE.
+_CONTAINER_TICKS_PER_SECOND = 1_000_000
 
 #: A decoder that fails this often in a row gets no further packet.
 _MAX_FAILURES_IN_A_ROW = 100
@@ -101,7 +104,7 @@ class VideoReader:
             InvalidRequest: the video is damaged in a way that can't be skipped.
             MemoryError: decoding needs more memory than this process may use.
         """
-        with sentences(import_av()):
+        with errors_as_sentences():
             timed = ((_seconds(frame), Picture(self._renderer, frame)) for frame in self._decoded)
             for tick, picture in itertools.islice(resample(timed, self._rate), self._max_frames):
                 yield VideoFrame(float(tick / self._rate), picture)
@@ -123,12 +126,14 @@ def open_video(path: Path, max_size: tuple[int, int], max_frames: int) -> Iterat
     """
     rate = _find_rate(path, max_frames)
     with open_container(path) as container:
-        yield VideoReader(container, path, max_size, max_frames, rate)
+        with errors_as_sentences():
+            reader = VideoReader(container, path, max_size, max_frames, rate)
+        yield reader
 
 
 def _find_rate(path: Path, max_frames: int) -> Fraction:
     """Return the constant rate of the frames to give."""
-    with open_container(path) as container:
+    with open_container(path) as container, errors_as_sentences():
         stream = choose_stream(container)
         rate = constant_rate(stream.average_rate, stream.base_rate)
         return rate or measured_rate(_packet_times(container, stream, max_frames))
@@ -151,8 +156,6 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[DecodedF
             failures = 0
         except av.error.EOFError:
             return
-        except av.error.MemoryError:
-            raise
         except av.error.FFmpegError:
             failures += 1
             if failures == _MAX_FAILURES_IN_A_ROW:
@@ -178,8 +181,6 @@ def _seconds(frame: DecodedFrame) -> Fraction | None:
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
     """Return the duration in seconds that the file says, or 0."""
-    from fractions import Fraction
-
     if stream.duration and stream.time_base:
         return max(Fraction(0), stream.duration * stream.time_base)
-    return max(Fraction(0), Fraction(container.duration or 0, 1_000_000))
+    return max(Fraction(0), Fraction(container.duration or 0, _CONTAINER_TICKS_PER_SECOND))

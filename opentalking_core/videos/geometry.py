@@ -35,7 +35,7 @@ def orientation_of(frame: DecodedFrame) -> Orientation:
     matrix = cast("SideData | None", frame.side_data.get("DISPLAYMATRIX"))
     if matrix is None:
         return Orientation()
-    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])
+    a, b, _, c, d = (int(value) for value in np.frombuffer(memoryview(matrix), np.int32)[:5])
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Orientation(True, mirrors_x=c < 0, mirrors_y=b < 0)
     return Orientation(False, mirrors_x=a < 0, mirrors_y=d < 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from .container import sentences
+from .container import errors_as_sentences
 from .tone_map import HLG, PQ, sdr_filter
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Renderer:
     """
 
     def __init__(self, av: ModuleType, size: tuple[int, int], orientation: Orientation) -> None:
-        self._av = av
         self._reformatter = av.video.reformatter.VideoReformatter()
         self._stored_size = size[::-1] if orientation.is_transposed else size
         self._orientation = orientation
@@ -55,7 +54,7 @@ class Renderer:
     def _converted(self, frame: DecodedFrame, pixel_format: str) -> NDArray[np.uint8]:
         """Return the pixels with the matrix and range that the frame is tagged with; without tags, those of BT.601."""
         width, height = self._stored_size
-        with self._lock, sentences(self._av):
+        with self._lock, errors_as_sentences():
             converted = self._reformatter.reformat(
                 frame, width, height, pixel_format, interpolation="BICUBIC", threads=1
             )

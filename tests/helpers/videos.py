@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from PIL import Image
 
 from opentalking_core.portraits.drawn import draw_portrait
 
@@ -95,3 +97,29 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     one = 1 << 16
     struct.pack_into(">9i", data, start, a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+
+
+def mux_packets(path: Path, packets: Iterable[bytes], size: tuple[int, int], codec: str = "mjpeg") -> Path:
+    """Write encoded pictures into a container as they are, 25 a second, and return its path."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream(codec, rate=25)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p"
+        for index, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = index
+            packet.time_base = Fraction(1, 25)
+            packet.stream = stream
+            output.mux(packet)
+    return path
+
+
+def change_size_midway(path: Path, *frames: NDArray[np.uint8]) -> Path:
+    """Write pictures of several sizes into one stream and return its path. The header tells the first size."""
+    return mux_packets(path, [_jpeg(pixels) for pixels in frames], (frames[0].shape[1], frames[0].shape[0]))
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
