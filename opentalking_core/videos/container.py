@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from types import ModuleType
 
     from av.container import InputContainer
@@ -57,47 +57,48 @@ def import_av() -> ModuleType:
         import av
     except ImportError:
         raise InvalidRequest("this server can't read videos: install opentalking-core[video]") from None
-    return cast("ModuleType", av)
+    return av
 
 
 @contextlib.contextmanager
 def open_container(path: Path) -> Iterator[InputContainer]:
-    """Open a video file for reading. FFmpeg's errors in the block become InvalidRequest.
+    """Open a video file for reading.
 
     Raises:
         InvalidRequest: PyAV is not installed, or the file is empty, of another format, or damaged.
-        MemoryError: reading the file needs more memory than this process may use.
     """
     av = import_av()
-    with sentences(av), path.open("rb") as file:
-        head = file.read(1)
-        if not head:
+    with path.open("rb") as file:
+        if not file.peek(1):
             raise InvalidRequest(f"the video is empty: {_FORMATS}")
-        file.seek(0)
         try:
             # A file object instead of a path: FFmpeg learns no name, and every further file goes through `io_open`.
             container = av.open(
                 file, options=_OPTIONS, io_open=_refuse_other_file, metadata_errors="replace", buffer_size=_READ_BYTES
             )
-        except (av.error.MemoryError, MemoryError):
-            raise
-        except (av.error.FFmpegError, ValueError):
+        except Exception as error:  # FFmpeg's errors, and those of the file object: FFmpeg seeks where a header says
             raise InvalidRequest(
-                f"the video is damaged, incomplete, or in a format that can't be read: {_FORMATS}"
+                f"the video is damaged, incomplete, or in a format that can't be read ({_reason(error)}): {_FORMATS}"
             ) from None
         with container:
             yield container
 
 
 @contextlib.contextmanager
-def sentences(av: ModuleType) -> Iterator[None]:
-    """Turn FFmpeg's errors into InvalidRequest."""
+def errors_as_sentences() -> Iterator[None]:
+    """Turn any error while a video is decoded into InvalidRequest. Put only calls of PyAV into the block."""
     try:
         yield
-    except av.error.MemoryError:
-        raise MemoryError from None
-    except av.error.FFmpegError as error:
-        raise InvalidRequest(f"the video is damaged or can't be decoded ({error.strerror})") from None
+    except InvalidRequest:
+        raise
+    except Exception as error:  # hostile bytes make FFmpeg and PyAV raise many types
+        if type(error) is MemoryError:  # Python's own. FFmpeg's says that a header asks for too much.
+            raise
+        raise InvalidRequest(f"the video is damaged or can't be decoded ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _refuse_other_file(url: str, flags: int, options: dict[str, str]) -> NoReturn:

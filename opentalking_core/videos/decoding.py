@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from ..errors import InvalidRequest
-from .container import choose_stream, container_suffix, import_av, open_container, sentences
-from .rendering import Picture, Renderer, encode_jpeg, fitted_size, orientation_of
+from .container import MAX_FRAME_PIXELS, choose_stream, container_suffix, errors_as_sentences, import_av, open_container
+from .deinterlacing import deinterlaced
+from .geometry import fitted_size, orientation_of
+from .jpeg import encode_jpeg
+from .rendering import Picture, Renderer
 from .timing import constant_rate, measured_rate, resample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
     from pathlib import Path
+    from types import ModuleType
 
     import numpy as np
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame as DecodedFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
 _DECODER_THREADS = 2
+
+#: The unit of a container's duration in FFmpeg, AV_TIME_BASE.
+_CONTAINER_TICKS_PER_SECOND = 1_000_000
 
 #: A decoder that fails this often in a row gets no further packet.
 _MAX_FAILURES_IN_A_ROW = 100
@@ -73,7 +81,7 @@ class VideoReader:
         stream = choose_stream(container)
         self._rate = rate
         self._max_frames = max_frames
-        decoded = itertools.islice(_decode(container, stream), max_frames * _MAX_DECODED_PER_FRAME)
+        decoded = itertools.islice(deinterlaced(av, _decode(container, stream)), max_frames * _MAX_DECODED_PER_FRAME)
         first = next(decoded, None)
         if first is None:
             raise InvalidRequest("the video has no frame that can be decoded: it is damaged, or its codec is unknown")
@@ -96,13 +104,10 @@ class VideoReader:
             InvalidRequest: the video is damaged in a way that can't be skipped.
             MemoryError: decoding needs more memory than this process may use.
         """
-        with sentences(import_av()):
-            timed = ((_seconds(frame), self._picture(frame)) for frame in self._decoded)
+        with errors_as_sentences():
+            timed = ((_seconds(frame), Picture(self._renderer, frame)) for frame in self._decoded)
             for tick, picture in itertools.islice(resample(timed, self._rate), self._max_frames):
                 yield VideoFrame(float(tick / self._rate), picture)
-
-    def _picture(self, frame: DecodedFrame) -> Picture:
-        return Picture(lambda: self._renderer.render(frame))
 
 
 @contextlib.contextmanager
@@ -121,12 +126,14 @@ def open_video(path: Path, max_size: tuple[int, int], max_frames: int) -> Iterat
     """
     rate = _find_rate(path, max_frames)
     with open_container(path) as container:
-        yield VideoReader(container, path, max_size, max_frames, rate)
+        with errors_as_sentences():
+            reader = VideoReader(container, path, max_size, max_frames, rate)
+        yield reader
 
 
 def _find_rate(path: Path, max_frames: int) -> Fraction:
     """Return the constant rate of the frames to give."""
-    with open_container(path) as container:
+    with open_container(path) as container, errors_as_sentences():
         stream = choose_stream(container)
         rate = constant_rate(stream.average_rate, stream.base_rate)
         return rate or measured_rate(_packet_times(container, stream, max_frames))
@@ -141,21 +148,31 @@ def _packet_times(container: InputContainer, stream: VideoStream, count: int) ->
 def _decode(container: InputContainer, stream: VideoStream) -> Iterator[DecodedFrame]:
     """Yield the stream's frames in the order in which they are shown. Packets that can't be decoded are skipped."""
     av = import_av()
-    stream.thread_type = "AUTO"
-    stream.codec_context.thread_count = _DECODER_THREADS
+    decoder = _make_decoder(av, stream)
     failures = 0
     for packet in container.demux(stream):
         try:
-            yield from cast("list[DecodedFrame]", stream.codec_context.decode(packet))
+            yield from decoder.decode(packet)
             failures = 0
         except av.error.EOFError:
             return
-        except (av.error.MemoryError, MemoryError):
-            raise
         except av.error.FFmpegError:
             failures += 1
             if failures == _MAX_FAILURES_IN_A_ROW:
                 return
+
+
+def _make_decoder(av: ModuleType, stream: VideoStream) -> VideoCodecContext:
+    decoder = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
+        # FFmpeg's own decoders leave transparency out.
+        name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}[decoder.name]
+        with contextlib.suppress(av.error.FFmpegError, ValueError):
+            decoder = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+    decoder.thread_type = "AUTO"
+    decoder.thread_count = _DECODER_THREADS
+    decoder.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+    return decoder
 
 
 def _seconds(frame: DecodedFrame) -> Fraction | None:
@@ -164,8 +181,6 @@ def _seconds(frame: DecodedFrame) -> Fraction | None:
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
     """Return the duration in seconds that the file says, or 0."""
-    from fractions import Fraction
-
     if stream.duration and stream.time_base:
         return max(Fraction(0), stream.duration * stream.time_base)
-    return max(Fraction(0), Fraction(container.duration or 0, 1_000_000))
+    return max(Fraction(0), Fraction(container.duration or 0, _CONTAINER_TICKS_PER_SECOND))

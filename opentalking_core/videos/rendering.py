@@ -1,62 +1,23 @@
-"""From a decoded frame to upright RGB with square pixels, and to JPEG."""
+"""From a decoded frame to upright RGB pixels."""
 
 from __future__ import annotations
 
-import io
-import os
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from .container import errors_as_sentences
+from .tone_map import HLG, PQ, sdr_filter
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from fractions import Fraction
     from types import ModuleType
 
     from av.video.frame import VideoFrame as DecodedFrame
     from numpy.typing import NDArray
 
-#: Pixels that are narrower or wider than this are an error of the file: such pixels are taken as square.
-_MAX_PIXEL_ASPECT = 4
-
-
-class Orientation(NamedTuple):
-    """How to turn a stored picture upright: swap its axes, then mirror it."""
-
-    is_transposed: bool = False
-    mirrors_x: bool = False
-    mirrors_y: bool = False
-
-    def turn(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a view of `pixels`, shape (height, width, channels), with the picture upright."""
-        upright = pixels.transpose(1, 0, 2) if self.is_transposed else pixels
-        return upright[:: -1 if self.mirrors_y else 1, :: -1 if self.mirrors_x else 1]
-
-
-def orientation_of(frame: DecodedFrame) -> Orientation:
-    """Return the orientation that the frame's display matrix asks for, to the nearest quarter turn."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(int).tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return Orientation(True, mirrors_x=c < 0, mirrors_y=b < 0)
-    return Orientation(False, mirrors_x=a < 0, mirrors_y=d < 0)
-
-
-def fitted_size(
-    stored_size: tuple[int, int], pixel_aspect: Fraction | None, is_transposed: bool, max_size: tuple[int, int]
-) -> tuple[int, int]:
-    """Return (width, height) of the upright picture with square pixels, shrunk to fit into `max_size`."""
-    width, height = float(stored_size[0]), float(stored_size[1])
-    if pixel_aspect and 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT:
-        width *= float(pixel_aspect)
-    if is_transposed:
-        width, height = height, width
-    scale = min(max_size[0] / width, max_size[1] / height, 1.0)
-    return max(1, round(width * scale)), max(1, round(height * scale))
+    from .geometry import Orientation
 
 
 class Renderer:
@@ -75,43 +36,60 @@ class Renderer:
         self._lock = threading.Lock()
 
     def render(self, frame: DecodedFrame) -> NDArray[np.uint8]:
-        """Return RGB, uint8, shape (height, width, 3), C-contiguous, read-only."""
+        """Return RGB, uint8, shape (height, width, 3), C-contiguous, read-only.
+
+        Raises:
+            InvalidRequest: FFmpeg can't convert the frame's pixels.
+            MemoryError: the picture needs more memory than this process may use.
+        """
+        pixels = self._converted(frame, "rgba" if _is_transparent(frame) else "rgb24")
+        if frame.color_trc in (PQ, HLG):
+            pixels = np.asarray(Image.fromarray(pixels).filter(sdr_filter(frame.color_trc)))
+        if pixels.shape[-1] == 4:
+            pixels = _on_white(pixels)
+        upright = np.ascontiguousarray(self._orientation.turn(pixels))
+        upright.flags.writeable = False
+        return upright
+
+    def _converted(self, frame: DecodedFrame, pixel_format: str) -> NDArray[np.uint8]:
+        """Return the pixels with the matrix and range that the frame is tagged with; without tags, those of BT.601."""
         width, height = self._stored_size
-        with self._lock:
-            rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
-        pixels = np.ascontiguousarray(self._orientation.turn(rgb.to_ndarray()))
-        pixels.flags.writeable = False
-        return pixels
+        with self._lock, errors_as_sentences():
+            converted = self._reformatter.reformat(
+                frame, width, height, pixel_format, interpolation="BICUBIC", threads=1
+            )
+            pixels: NDArray[np.uint8] = converted.to_ndarray()
+            return pixels
+
+
+def _is_transparent(frame: DecodedFrame) -> bool:
+    return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+
+
+def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    picture = Image.fromarray(pixels)
+    opaque = Image.new("RGB", picture.size, "white")
+    opaque.paste(picture, mask=picture.getchannel("A"))
+    return np.asarray(opaque)
 
 
 class Picture:
-    """One picture of the video, which is converted when somebody first asks for its pixels."""
+    """One picture of the video, which is rendered when its pixels are first asked for.
 
-    def __init__(self, render: Callable[[], NDArray[np.uint8]]) -> None:
-        self._render: Callable[[], NDArray[np.uint8]] | None = render
-        self._pixels: NDArray[np.uint8] | None = None
+    Args:
+        renderer: which makes the pixels.
+        frame: kept until then.
+    """
+
+    def __init__(self, renderer: Renderer, frame: DecodedFrame) -> None:
+        self._renderer = renderer
+        self._source: DecodedFrame | NDArray[np.uint8] = frame
         self._lock = threading.Lock()
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """RGB, uint8, shape (height, width, 3), C-contiguous, read-only."""
         with self._lock:
-            if self._pixels is None and self._render is not None:
-                self._pixels = self._render()
-                self._render = None  # frees the decoded frame
-            assert self._pixels is not None
-            return self._pixels
-
-
-def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    """Encode RGB pixels with chroma at half the resolution, byte for byte as OpenCV's `imwrite` does."""
-    image = Image.fromarray(pixels)
-    if not hasattr(os, "memfd_create"):
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-        return buffer.getvalue()
-    # Into a file descriptor, Pillow encodes without the interpreter's lock, so that another thread can locate mouths.
-    with open(os.memfd_create("frame"), "w+b", buffering=0) as file:
-        image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
-        file.seek(0)
-        return file.readall()
+            if not isinstance(self._source, np.ndarray):
+                self._source = self._renderer.render(self._source)
+            return self._source

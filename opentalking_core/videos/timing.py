@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from fractions import Fraction
@@ -49,7 +50,7 @@ def constant_rate(average: Fraction | None, base: Fraction | None) -> Fraction |
 def measured_rate(times: Sequence[Fraction]) -> Fraction:
     """Return the nominal rate of a video with a variable one, by the times of its first frames in seconds."""
     ordered = sorted(times)
-    steps = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False) if later > earlier]
+    steps = [later - earlier for earlier, later in itertools.pairwise(ordered) if later > earlier]
     if not steps:
         return _DEFAULT_RATE
     middle = statistics.median(steps)
