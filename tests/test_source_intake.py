@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +23,7 @@ from .helpers.stores import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 MAKER = """\
 import os, time

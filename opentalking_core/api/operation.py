@@ -154,17 +154,15 @@ def source_form(**fields: Json) -> Json:
             "type": "string", "format": "binary", "description": "An MP4, MOV, WebM or MKV, at most 200 MB."
         },
     }  # fmt: skip
-    schema: Json = {
-        "type": "object",
-        "required": [*fields],
-        "oneOf": [{"required": [name]} for name in sources],
-        "properties": {**fields, **sources},
-    }
+    either = [
+        {"type": "object", "required": [*fields, name], "properties": {**fields, name: source}}
+        for name, source in sources.items()
+    ]
     encoding = {
         "image": {"contentType": "image/jpeg, image/png, image/webp"},
         "video": {"contentType": "video/mp4, video/quicktime, video/webm, video/x-matroska"},
     }
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}
+    return {"required": True, "content": {"multipart/form-data": {"schema": {"oneOf": either}, "encoding": encoding}}}
 
 
 def schema_reference(name: str) -> Json:

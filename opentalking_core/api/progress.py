@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import falcon
 from falcon.asgi import SSEvent
 
 from .asgi import client_left
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 EVENT_STREAM = "text/event-stream"
 
+#: nginx's number for a request whose client has left, which no client sees.
+_CLIENT_LEFT = "499 Client Closed Request"
+
 #: Seconds between looks at the work.
 _POLL_SECONDS = 0.25
 
@@ -38,13 +42,13 @@ def wants_events(req: Request) -> bool:
 
 
 async def while_client_waits(req: Request, work: Work) -> Any:
-    """Return the result of `work`. If the client leaves meanwhile, the work is cancelled."""
+    """Return the result of `work`. If the client leaves meanwhile, cancel the work and raise falcon.HTTPStatus."""
     working = asyncio.ensure_future(work(None))
     leaving = asyncio.create_task(client_left(req.scope))
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise asyncio.CancelledError("the client has left")
+            raise falcon.HTTPStatus(_CLIENT_LEFT)
         return working.result()
     finally:
         await _cancel(working, leaving)

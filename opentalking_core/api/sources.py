@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from .. import errors
@@ -82,8 +83,10 @@ class _SourceResource(ReservedIdResource, ABC, Generic[Form]):
                 resp.set_header("Cache-Control", "no-cache")
                 resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
                 resp.sse = progress_events(work, self.result_event, form.size, resources.pop_all())
-            else:
+            elif isinstance(form.source, Path):
                 resp.media = dataclasses.asdict(await while_client_waits(req, work))
+            else:  # a portrait takes less time than the new worker that a cancelled one needs
+                resp.media = dataclasses.asdict(await work(None))
 
     @abstractmethod
     async def _read(self, req: Request, resp: Response, new_folder: NewFolder) -> Form:
