@@ -10,7 +10,8 @@ import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from .bundles.manifest import AvatarManifest, is_avatar_id
+from .bundle_files import BundleFiles
+from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
@@ -97,7 +98,11 @@ class AvatarService:
         # Without a change stamp, other processes' changes are only seen by scanning, so cached files may be as stale as
         # the list. Checking more often would cost backend requests.
         max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
+        stamp = self._catalog.change_stamp
+        self._files = FileCache(self._store, cache_bytes // 2, stamp, max_age, self.metrics)
+        other_files = FileCache(self._store, cache_bytes // 4, stamp, max_age, self.metrics)
+        #: the files of each bundle
+        self.bundle_files = BundleFiles(self._store, self._connection, other_files, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
         self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
 
@@ -153,6 +158,20 @@ class AvatarService:
         """Open an avatar's preview.png as it is stored. Raise NotFound or StoreUnavailable."""
         async with self._file(avatar_id, PREVIEW) as file:
             yield file
+
+    async def source_video(self, avatar_id: str) -> str:
+        """Return the path of the video from which an avatar was made, in its bundle.
+
+        Raises:
+            NotFound: there is no such avatar, or its manifest names no such video.
+            StoreUnavailable: try again.
+        """
+        async with self.manifest(avatar_id) as file:
+            data = file.data if isinstance(file, CachedFile) else await file.read()
+        path = AvatarManifest.parse(data).metadata.get("source_video")
+        if not (isinstance(path, str) and is_bundle_path(path)):
+            raise NotFound(f"the manifest of avatar {avatar_id!r} names no source video in its bundle")
+        return path
 
     async def preview_url(self, avatar_id: str) -> str | None:
         """Return the store's own URL of a preview, or None if clients aren't to be sent there.
@@ -276,7 +295,7 @@ class AvatarService:
         try:
             manifest = await self._manifest(avatar_id)
         except NotFound:  # another process may have deleted it
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
             raise
         if manifest.is_hidden:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
@@ -286,12 +305,17 @@ class AvatarService:
             with self._catalog.local_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # another process has deleted it meanwhile
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
             self._catalog.deleted(avatar_id)
             raise _no_avatar(avatar_id) from None
-        self._files.forget(avatar_id)
+        self._forget(avatar_id)
         self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
+
+    def _forget(self, avatar_id: str) -> None:
+        """Drop the cached files of a deleted avatar."""
+        self._files.forget(avatar_id)
+        self.bundle_files.forget(avatar_id)
 
     async def health(self) -> Health:
         """Return which store and detectors are in use and whether each works: the body of GET /health."""

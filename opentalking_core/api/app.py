@@ -16,6 +16,7 @@ from .access import Access, chosen_protection, explain_closed_writes, explain_un
 from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
+from .bundle_files import BundleZipResource, FileListResource, FileResource, SourceVideoResource
 from .docs import docs_routes
 from .errors import add_error_handlers
 from .gallery import gallery_routes
@@ -87,6 +88,10 @@ def _falcon_app(
         "/avatars/check": PortraitCheckResource(service),
         "/avatars/{avatar_id}": AvatarResource(service),
         "/avatars/{avatar_id}/preview": PreviewResource(service),
+        "/avatars/{avatar_id}/preview-video": SourceVideoResource(service),
+        "/avatars/{avatar_id}/files": FileListResource(service),
+        "/avatars/{avatar_id}/files/{path:path}": FileResource(service),
+        "/avatars/{avatar_id}/bundle.zip": BundleZipResource(service),
         "/metrics": MetricsResource(service.metrics),
         "/health": HealthResource(service, access),
         "/healthz": HealthzResource(service, access),

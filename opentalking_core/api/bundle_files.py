@@ -1,0 +1,213 @@
+"""The resources /avatars/{avatar_id}/files, /files/{path}, /bundle.zip and /preview-video."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import falcon
+
+from .. import errors
+from ..bundles.bundle_zip import files_etag
+from .conditional import answer_not_modified
+from .files import answer_stored_file
+from .media_types import MEDIA_TYPES, confine, media_type, save_as
+from .operation import (
+    COPY_HEADERS,
+    FILE_HEADERS,
+    REQUEST_HEADERS,
+    Operation,
+    file_response,
+    json_response,
+    not_modified_response,
+    range_responses,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from falcon.asgi import Request, Response
+
+    from ..bundles.bundle_zip import BundleZip
+    from ..bundles.store import FileInfo
+    from ..service import AvatarService
+
+log = logging.getLogger(__name__)
+
+_LAST_SECOND = 253402300799  # of the year 9999, the last that ISO 8601 and datetime have
+
+_FILE_EXAMPLE = {
+    "path": "frames/frame_00000.png", "size": 257104, "etag": "18c2f3a5e1-3ec50", "modified": "2026-05-13T15:30:12.001Z"
+}  # fmt: skip
+
+_FILE_SCHEMA = {
+    "type": "object",
+    "required": ["path", "size", "etag", "modified"],
+    "properties": {
+        "path": {"type": "string", "description": "The file's path in the bundle, separated by `/`."},
+        "size": {"type": "integer", "minimum": 0, "description": "The file's size in bytes."},
+        "etag": {"type": "string", "description": "The file's ETag, without quotes."},
+        "modified": {
+            "type": "string", "format": "date-time", "description": "When the file was changed, in UTC (ISO 8601)."
+        },
+    },
+}  # fmt: skip
+
+_CONFINED_HEADERS = (*FILE_HEADERS, "Content-Security-Policy", "Content-Disposition")
+
+
+class FileListResource:
+    """Answers with the list of a bundle's files."""
+
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": Operation(
+            id="list_files",
+            tag="avatars",
+            summary="List the files of an avatar's bundle",
+            description="The files of the bundle, sorted by path.",
+            responses={
+                200: json_response({"type": "array", "items": _FILE_SCHEMA}, [_FILE_EXAMPLE], COPY_HEADERS),
+                304: not_modified_response(),
+            },
+            errors=(errors.NotFound, errors.StoreUnavailable),
+            request_headers=("If-None-Match", "If-Modified-Since"),
+        )
+    }
+
+    def __init__(self, service: AvatarService) -> None:
+        self._files = service.bundle_files
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
+        files = await self._files.list(avatar_id)
+        if not answer_not_modified(req, resp, files_etag(files), max(info.modified for info in files)):
+            resp.content_type = falcon.MEDIA_JSON
+            resp.data = json.dumps([_listed(info) for info in files], ensure_ascii=False).encode()
+
+    on_head = on_get
+
+
+class FileResource:
+    """Answers with one file of a bundle."""
+
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": Operation(
+            id="get_file",
+            tag="avatars",
+            summary="Read a file of an avatar's bundle",
+            description="The file as it is stored. Its suffix decides its media type. Browsers show pictures, videos, "
+            "sounds, JSON and plain text, and save everything else.",
+            responses={
+                200: file_response(MEDIA_TYPES, _CONFINED_HEADERS),
+                304: not_modified_response(),
+                **range_responses(*MEDIA_TYPES),
+            },
+            errors=(errors.NotFound, errors.StoreUnavailable),
+            request_headers=tuple(REQUEST_HEADERS),
+        )
+    }
+
+    def __init__(self, service: AvatarService) -> None:
+        self._files = service.bundle_files
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str, path: str) -> None:
+        confine(resp, path)
+        cached = functools.partial(self._files.cached, avatar_id, path)
+        opened = functools.partial(self._files.open, avatar_id, path)
+        await answer_stored_file(req, resp, cached, opened, media_type(path))
+
+    on_head = on_get
+
+
+class SourceVideoResource:
+    """Answers with the video from which an avatar was made."""
+
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": Operation(
+            id="get_preview_video",
+            tag="avatars",
+            summary="Read the video from which an avatar was made",
+            description="The file of the bundle that the manifest names in `metadata.source_video`.",
+            responses={
+                200: file_response(MEDIA_TYPES, _CONFINED_HEADERS),
+                304: not_modified_response(),
+                **range_responses(*MEDIA_TYPES),
+            },
+            errors=(errors.NotFound, errors.StoreUnavailable),
+            request_headers=tuple(REQUEST_HEADERS),
+        )
+    }
+
+    def __init__(self, service: AvatarService) -> None:
+        self._service = service
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
+        path = await self._service.source_video(avatar_id)
+        confine(resp, path)
+        opened = functools.partial(self._service.bundle_files.open, avatar_id, path)
+        await answer_stored_file(req, resp, lambda: None, opened, media_type(path))
+
+    on_head = on_get
+
+
+class BundleZipResource:
+    """Answers with a bundle as a ZIP archive."""
+
+    operations: ClassVar[Mapping[str, Operation]] = {
+        "GET": Operation(
+            id="get_bundle_zip",
+            tag="avatars",
+            summary="Download an avatar's bundle",
+            description="An uncompressed ZIP archive with one folder, named by the avatar's id. All files are of one "
+            "version: if the bundle changes meanwhile, the connection is closed before the archive is complete.",
+            responses={
+                200: file_response(("application/zip",), (*FILE_HEADERS, "Content-Disposition")),
+                304: not_modified_response(),
+            },
+            errors=(errors.NotFound, errors.StoreUnavailable),
+            request_headers=("If-None-Match", "If-Modified-Since"),
+        )
+    }
+
+    def __init__(self, service: AvatarService) -> None:
+        self._files = service.bundle_files
+
+    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
+        archive = await self._files.archive(avatar_id)
+        resp.content_type = "application/zip"
+        save_as(resp, f"{avatar_id}.zip")
+        if answer_not_modified(req, resp, archive.etag, archive.modified):
+            return
+        resp.set_header("Accept-Ranges", "none")
+        resp.content_length = archive.size
+        if req.method != "HEAD":
+            resp.stream = _ArchiveStream(avatar_id, archive)  # type: ignore[assignment]  # an iterable will do
+
+    on_head = on_get
+
+
+class _ArchiveStream:
+    """An archive as the body of a response. Falcon calls `close()` even if the client disconnects."""
+
+    def __init__(self, avatar_id: str, archive: BundleZip) -> None:
+        self._avatar_id = avatar_id
+        self._chunks = archive.chunks()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._chunks:
+                yield chunk
+        except errors.OpenTalkingError as error:  # the server closes the connection
+            log.error("the archive of avatar %s was broken off: %s", self._avatar_id, error)
+            raise
+
+    async def close(self) -> None:
+        await self._chunks.aclose()
+
+
+def _listed(info: FileInfo) -> dict[str, Any]:
+    changed = datetime.fromtimestamp(min(max(info.modified, 0), _LAST_SECOND), UTC)
+    modified = changed.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"path": info.path, "size": info.size, "etag": info.etag, "modified": modified}
