@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 from .bundles.bundle_zip import BundleZip
 from .bundles.manifest import is_avatar_id, is_bundle_path
-from .catalog.file_cache import FileCache
 from .errors import NotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from .bundles.store import BundleStore, FileInfo, FileReader
-    from .catalog.file_cache import CachedFile
+    from .catalog.file_cache import CachedFile, FileCache
     from .metrics import Metrics
     from .store_connection import StoreConnection
 
@@ -67,7 +66,7 @@ class BundleFiles:
                 raise missing from None
             yield file
 
-    async def list(self, avatar_id: str) -> list[FileInfo]:
+    async def list_files(self, avatar_id: str) -> list[FileInfo]:
         """Return a bundle's files, sorted by path. Raise NotFound or StoreUnavailable."""
         if not is_avatar_id(avatar_id):
             raise _no_avatar(avatar_id)
@@ -88,12 +87,12 @@ class BundleFiles:
         """
         files = await self._settled_list(avatar_id)
         open_file = functools.partial(self._open_for_archive, avatar_id)
-        return BundleZip(avatar_id, files, open_file, functools.partial(self.list, avatar_id))
+        return BundleZip(avatar_id, files, open_file, functools.partial(self.list_files, avatar_id))
 
     async def _settled_list(self, avatar_id: str) -> list[FileInfo]:
-        before = await self.list(avatar_id)
+        before = await self.list_files(avatar_id)
         for _ in range(_MAX_LISTS):
-            files = await self.list(avatar_id)
+            files = await self.list_files(avatar_id)
             if files == before:
                 return files
             before = files

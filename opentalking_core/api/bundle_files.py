@@ -81,7 +81,7 @@ class FileListResource:
         self._files = service.bundle_files
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        files = await self._files.list(avatar_id)
+        files = await self._files.list_files(avatar_id)
         if not answer_not_modified(req, resp, files_etag(files), max(info.modified for info in files)):
             resp.content_type = falcon.MEDIA_JSON
             resp.data = json.dumps([_listed(info) for info in files], ensure_ascii=False).encode()

@@ -15,7 +15,7 @@ from .store_helpers import finish
 from .zip_format import ZipEntry, ZipWriter, archive_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
@@ -57,7 +57,7 @@ class BundleZip:
         #: when the latest of the files was changed, in seconds since the epoch
         self.modified = max(info.modified for info in files)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the archive.
 
         Raises:
