@@ -113,10 +113,10 @@ class FileResource:
         self._files = service.bundle_files
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str, path: str) -> None:
-        confine(resp, path)
         cached = functools.partial(self._files.cached, avatar_id, path)
         opened = functools.partial(self._files.open, avatar_id, path)
         await answer_stored_file(req, resp, cached, opened, media_type(path))
+        confine(resp, path)
 
     on_head = on_get
 
@@ -145,9 +145,9 @@ class SourceVideoResource:
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         path = await self._service.source_video(avatar_id)
-        confine(resp, path)
         opened = functools.partial(self._service.bundle_files.open, avatar_id, path)
         await answer_stored_file(req, resp, lambda: None, opened, media_type(path))
+        confine(resp, path)
 
     on_head = on_get
 

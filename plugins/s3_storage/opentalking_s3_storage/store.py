@@ -29,7 +29,7 @@ from opentalking_core import (
     is_bundle_path,
 )
 
-from .bucket import MAX_KEY_BYTES, Bucket, NotModified
+from .bucket import MAX_KEY_BYTES, RANGE_BYTES, Bucket, NotModified
 from .claims import Busy, Claims
 from .clocks import Clocks
 from .reader import S3Reader, file_info
@@ -150,7 +150,7 @@ class S3Store:
     async def _read(self, key: str, path: str) -> S3Reader:
         known = self._known.get(key)
         try:
-            found = await self._bucket.get(key, f'"{known.etag}"' if known else None)
+            found = await self._bucket.get(key, f'"{known.etag}"' if known else None, RANGE_BYTES)
         except NotModified:
             assert known is not None  # noqa: S101
             return S3Reader(known, key, self._bucket, None)
