@@ -18,7 +18,7 @@ from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
 from .bundle_files import BundleZipResource, FileListResource, FileResource, SourceVideoResource
 from .docs import docs_routes
-from .errors import add_error_handlers
+from .errors import BreakOff, add_error_handlers
 from .gallery import gallery_routes
 from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
 from .health import HealthResource, HealthzResource
@@ -58,7 +58,9 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if protection == "nothing" and (unasked := explain_unasked_plugins(host)):
         log.warning("%s", unasked)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
-    app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
+    app: ASGIApp = BreakOff(
+        DispatchBeforeBody(cast("ASGIApp", falcon_app))
+    )  # Falcon's annotations ask for a dict as the scope
     if protection != "everything":  # where reading needs a key, a response is not for every client
         app = ReplayMiddleware(app, observability)
     return app

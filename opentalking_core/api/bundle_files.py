@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from ..bundles.bundle_zip import BundleZip
     from ..bundles.store import FileInfo
     from ..service import AvatarService
-
-log = logging.getLogger(__name__)
 
 _LAST_SECOND = 253402300799  # of the year 9999, the last that ISO 8601 and datetime have
 
@@ -183,7 +180,7 @@ class BundleZipResource:
         resp.set_header("Accept-Ranges", "none")
         resp.content_length = archive.size
         if req.method != "HEAD":
-            resp.stream = _ArchiveStream(avatar_id, archive)  # type: ignore[assignment]  # an iterable will do
+            resp.stream = _ArchiveStream(archive)  # type: ignore[assignment]  # an iterable will do
 
     on_head = on_get
 
@@ -191,17 +188,11 @@ class BundleZipResource:
 class _ArchiveStream:
     """An archive as the body of a response. Falcon calls `close()` even if the client disconnects."""
 
-    def __init__(self, avatar_id: str, archive: BundleZip) -> None:
-        self._avatar_id = avatar_id
+    def __init__(self, archive: BundleZip) -> None:
         self._chunks = archive.chunks()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._chunks:
-                yield chunk
-        except errors.OpenTalkingError as error:  # the server closes the connection
-            log.error("the archive of avatar %s was broken off: %s", self._avatar_id, error)
-            raise
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
 
     async def close(self) -> None:
         await self._chunks.aclose()

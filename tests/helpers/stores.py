@@ -63,7 +63,7 @@ class Hold:
 class WatchedStore:
     """Bundles in memory, in a store without a change stamp. The store is its own plugin: register it.
 
-    To hold or break a call, a test names the beginning of an operation ("scan", "open", "create", "delete"), its end
+    To hold or break a call, a test names the beginning of an operation ("scan", "files", "open", "create", "delete"), its end
     ("scanned", "opened", "created", "deleted"), or the call for one object ("open anna/manifest.json", "create anna").
     """
 
@@ -156,6 +156,7 @@ class WatchedStore:
         await self._pass("scanned")
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
+        await self._pass("files", avatar_id)
         async for info in self.inner.files(avatar_id):
             yield info
 
