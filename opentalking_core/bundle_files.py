@@ -8,7 +8,7 @@ import functools
 import operator
 from typing import TYPE_CHECKING
 
-from .bundles.bundle_zip import BundleZip
+from .bundles.bundle_zip import BundleZip, is_same_version
 from .bundles.manifest import is_avatar_id, is_bundle_path
 from .errors import NotFound, StoreUnavailable
 
@@ -93,7 +93,7 @@ class BundleFiles:
         before = await self.list_files(avatar_id)
         for _ in range(_MAX_LISTS):
             files = await self.list_files(avatar_id)
-            if files == before:
+            if is_same_version(files, before):
                 return files
             before = files
             await asyncio.sleep(_SECONDS_BETWEEN_LISTS)

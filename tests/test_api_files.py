@@ -6,6 +6,7 @@ import http.client
 import json
 import random
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
@@ -19,8 +20,6 @@ from .helpers.http import Answer, ask, let_tags_settle
 from .helpers.stores import StampedStore, serve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import httpx
 
     from opentalking_core.testing.fixtures import PutBundle, StoredFiles
@@ -200,7 +199,7 @@ def test_unknown_avatar_responds_404(service: httpx.Client, anna: None, avatar_i
 def test_what_the_store_does_not_list_responds_404(
     service: httpx.Client, folder_store: None, anna: None, store_url: str, tmp_path: Path
 ) -> None:
-    folder = __import__("pathlib").Path(url2pathname(urlsplit(store_url).path)) / "anna"
+    folder = Path(url2pathname(urlsplit(store_url).path)) / "anna"
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "folder").symlink_to(tmp_path)

@@ -58,9 +58,8 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if protection == "nothing" and (unasked := explain_unasked_plugins(host)):
         log.warning("%s", unasked)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
-    app: ASGIApp = BreakOff(
-        DispatchBeforeBody(cast("ASGIApp", falcon_app))
-    )  # Falcon's annotations ask for a dict as the scope
+    # Falcon's annotations ask for a dict as the scope.
+    app: ASGIApp = BreakOff(DispatchBeforeBody(cast("ASGIApp", falcon_app)))
     if protection != "everything":  # where reading needs a key, a response is not for every client
         app = ReplayMiddleware(app, observability)
     return app

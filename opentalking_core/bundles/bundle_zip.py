@@ -81,8 +81,8 @@ class BundleZip:
                         yield chunk
                 yield writer.end(entry, crc)
         # This also finds files that were changed in place while they were being read.
-        if await self._list_files() != self._files:
-            raise self._changed("its files")
+        if not is_same_version(await self._list_files(), self._files):
+            raise self._changed("the list of files")
         yield writer.finish()
 
     def _entry(self, info: FileInfo) -> ZipEntry:
@@ -96,7 +96,7 @@ class BundleZip:
     async def _open(self, info: FileInfo) -> AsyncIterator[FileReader]:
         """Open a file, in the version that the list has."""
         async with self._open_file(info.path) as file:
-            if (file.info.etag, file.info.size) != (info.etag, info.size):
+            if not is_same_version([file.info], [info]):
                 raise self._changed(info.path)
             yield file
 
@@ -142,6 +142,16 @@ class _ReadAhead:
                 return
             self._bytes += size
             self._reading.append(asyncio.create_task(self._read(self._unread.popleft())))
+
+
+def is_same_version(files: Iterable[FileInfo], others: Iterable[FileInfo]) -> bool:
+    """Return whether two lists in the same order name the same content.
+
+    Times are not compared: some stores don't know when a file was changed, and say that it was now.
+    """
+    return [(info.path, info.size, info.etag) for info in files] == [
+        (info.path, info.size, info.etag) for info in others
+    ]
 
 
 def files_etag(files: Iterable[FileInfo], of: bytes = b"") -> str:

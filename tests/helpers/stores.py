@@ -63,8 +63,9 @@ class Hold:
 class WatchedStore:
     """Bundles in memory, in a store without a change stamp. The store is its own plugin: register it.
 
-    To hold or break a call, a test names the beginning of an operation ("scan", "files", "open", "create", "delete"), its end
-    ("scanned", "opened", "created", "deleted"), or the call for one object ("open anna/manifest.json", "create anna").
+    To hold or break a call, a test names the beginning of an operation ("scan", "files", "open", "create", "delete"),
+    its end ("scanned", "opened", "created", "deleted"), or the call for one object ("open anna/manifest.json", "create
+    anna").
     """
 
     def __init__(self) -> None:
