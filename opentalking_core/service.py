@@ -99,12 +99,12 @@ class AvatarService:
         # the list. Checking more often would cost backend requests.
         max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
         stamp = self._catalog.change_stamp
-        self._files = FileCache(self._store, cache_bytes // 2, stamp, max_age, self.metrics)
-        other_files = FileCache(self._store, cache_bytes // 4, stamp, max_age, self.metrics)
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, stamp, max_age, self.metrics)
+        other_files = FileCache(self._store, cache_bytes // 8, stamp, max_age, self.metrics)
         #: the files of each bundle
         self.bundle_files = BundleFiles(self._store, self._connection, other_files, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
-        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
+        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 8)
 
     async def __aenter__(self) -> Self:
         try:

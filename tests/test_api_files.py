@@ -333,8 +333,8 @@ def test_small_file_is_served_from_memory_and_large_one_streamed() -> None:
 
 def test_files_displace_neither_manifests_nor_previews() -> None:
     store = StampedStore()
-    frames = {f"frames/{number}.png": bytes(50_000) for number in range(40)}
-    store.put("anna", files={"preview.png": bytes(50_000), **frames})
+    frames = {f"frames/{number}.png": bytes(20_000) for number in range(40)}
+    store.put("anna", files={"preview.png": bytes(20_000), **frames})
     with serve(store, cache_mb=1) as client:
         assert client.get("/avatars/anna/preview").status_code == 200
         for path in frames:
