@@ -17,7 +17,7 @@ from opentalking_core.hookspecs import hookimpl
 from opentalking_core.testing.running import running_service
 
 from .helpers.http import Answer, ask, let_tags_settle
-from .helpers.stores import StampedStore, serve
+from .helpers.stores import StampedStore, serve, wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -341,3 +341,20 @@ def test_files_displace_neither_manifests_nor_previews() -> None:
             assert client.get(f"/avatars/anna/files/{path}").status_code == 200
         assert client.get("/avatars/anna/preview").status_code == 200
     assert store.read.count("anna/preview.png") == 1
+
+
+# -- clients that leave
+
+
+@pytest.mark.parametrize("path", ["files/video.mp4", "preview-video", "bundle.zip"])
+def test_client_that_disconnects_ends_the_reading(path: str) -> None:
+    """A player closes the connection at each jump in a video."""
+    store, chunks = StampedStore(), 200
+    store.put("anna", files={"video.mp4": bytes(chunks * MiB)}, metadata={"source_video": "video.mp4"})
+    with serve(store) as client:
+        assert client.get("/avatars/anna").status_code == 200
+        with client.stream("GET", f"/avatars/anna/{path}") as answer:
+            next(answer.iter_raw(1000))
+        wait_until(lambda: store.opening == 0)
+        assert 0 < store.chunks_read < chunks // 2
+        assert client.get("/avatars/anna").status_code == 200

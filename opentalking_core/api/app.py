@@ -18,7 +18,7 @@ from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
 from .bundle_files import BundleZipResource, FileListResource, FileResource, SourceVideoResource
 from .docs import docs_routes
-from .errors import BreakOff, add_error_handlers
+from .errors import add_error_handlers
 from .gallery import gallery_routes
 from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
 from .health import HealthResource, HealthzResource
@@ -27,6 +27,7 @@ from .observability import Observability
 from .portraits import CustomAvatarsResource, PortraitCheckResource
 from .preview import PreviewResource
 from .replay import ReplayMiddleware
+from .unfinished import UnfinishedResponses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
         log.warning("%s", unasked)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
     # Falcon's annotations ask for a dict as the scope.
-    app: ASGIApp = BreakOff(DispatchBeforeBody(cast("ASGIApp", falcon_app)))
+    app: ASGIApp = UnfinishedResponses(DispatchBeforeBody(cast("ASGIApp", falcon_app)))
     if protection != "everything":  # where reading needs a key, a response is not for every client
         app = ReplayMiddleware(app, observability)
     return app

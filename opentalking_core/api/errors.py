@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import falcon
 import falcon.asgi
 
 from .. import errors
 from .observability import target
-
-if TYPE_CHECKING:
-    from .asgi import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
@@ -75,19 +72,3 @@ def _set_detail(resp: falcon.Response, detail: str) -> None:
     resp.content_type = falcon.MEDIA_JSON
     resp.data = json.dumps({"detail": detail}).encode()
     resp.text = resp.media = resp.stream = None
-
-
-class BreakOff:
-    """ASGI middleware: log an error of the domain that came after the response had started.
-
-    The response then stays incomplete. The server closes the connection, so that the client notices.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except errors.OpenTalkingError as error:
-            log.error("%s %s was broken off: %s", scope["method"], target(scope), error)
