@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .bundles.bundle_zip import BundleZip, is_same_version
 from .bundles.manifest import is_avatar_id, is_bundle_path
-from .errors import NotFound, StoreUnavailable
+from .errors import NotFound, StoreUnavailable, no_avatar, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +55,7 @@ class BundleFiles:
             NotFound: there is no such avatar, or its bundle has no such file.
             StoreUnavailable: try again.
         """
-        missing = NotFound(f"there is no avatar {_short(avatar_id)}, or it has no file {_short(path)}")
+        missing = NotFound(f"there is no avatar {shown(avatar_id)}, or it has no file {shown(path)}")
         if not (is_avatar_id(avatar_id) and is_bundle_path(path)):
             raise missing
         await self._connection.open()
@@ -69,13 +69,13 @@ class BundleFiles:
     async def list_files(self, avatar_id: str) -> list[FileInfo]:
         """Return a bundle's files, sorted by path. Raise NotFound or StoreUnavailable."""
         if not is_avatar_id(avatar_id):
-            raise _no_avatar(avatar_id)
+            raise no_avatar(avatar_id)
         await self._connection.open()
         try:
             with self._metrics.store_operation("files"):
                 files = [info async for info in self._store.files(avatar_id)]
         except NotFound:
-            raise _no_avatar(avatar_id) from None
+            raise no_avatar(avatar_id) from None
         return sorted(files, key=operator.attrgetter("path"))
 
     async def archive(self, avatar_id: str) -> BundleZip:
@@ -109,11 +109,3 @@ class BundleFiles:
     def forget(self, avatar_id: str) -> None:
         """Drop what is in memory of a deleted avatar."""
         self._cache.forget(avatar_id)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "…")
-
-
-def _no_avatar(avatar_id: str) -> NotFound:
-    return NotFound(f"there is no avatar {_short(avatar_id)}")

@@ -24,6 +24,8 @@ from .errors import (
     NotFound,
     Overloaded,
     StoreUnavailable,
+    no_avatar,
+    shown,
 )
 from .health import assess_health
 from .metrics import Metrics
@@ -186,7 +188,7 @@ class AvatarService:
         try:
             return await self._store.presigned_url(avatar_id, PREVIEW, _PRESIGNED_URL_SECONDS)
         except NotFound:
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {PREVIEW}") from None
+            raise NotFound(f"there is no avatar {shown(avatar_id)}, or it has no {PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
         """Return an avatar's preview, at most `width` pixels wide.
@@ -307,7 +309,7 @@ class AvatarService:
         except NotFound:  # another process has deleted it meanwhile
             self._forget(avatar_id)
             self._catalog.deleted(avatar_id)
-            raise _no_avatar(avatar_id) from None
+            raise no_avatar(avatar_id) from None
         self._forget(avatar_id)
         self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
@@ -343,7 +345,7 @@ class AvatarService:
         try:
             return await read_manifest(self._store, avatar_id)
         except NotFound:
-            raise _no_avatar(avatar_id) from None
+            raise no_avatar(avatar_id) from None
         except InvalidManifest as error:
             raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
 
@@ -357,7 +359,7 @@ class AvatarService:
                 file = await stack.enter_async_context(self._files.open(avatar_id, path, check))
             except NotFound:
                 missing = "" if path == MANIFEST else f", or it has no {path}"
-                raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
+                raise NotFound(f"there is no avatar {shown(avatar_id)}{missing}") from None
             except InvalidManifest as error:
                 raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
             yield file
@@ -373,20 +375,12 @@ class AvatarService:
     async def _prepare_access(self, avatar_id: str) -> None:
         """Connect to the store. Raise NotFound for what isn't an id: stores are only asked for well-formed ids."""
         if not is_avatar_id(avatar_id):
-            raise _no_avatar(avatar_id)
+            raise no_avatar(avatar_id)
         await self._connection.open()
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def _shown(avatar_id: str) -> str:
-    return repr(avatar_id if len(avatar_id) <= 80 else avatar_id[:80] + "…")
-
-
-def _no_avatar(avatar_id: str) -> NotFound:
-    return NotFound(f"there is no avatar {_shown(avatar_id)}")
 
 
 def _checked_name(name: str) -> str:

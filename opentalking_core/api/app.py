@@ -16,7 +16,8 @@ from .access import Access, chosen_protection, explain_closed_writes, explain_un
 from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
-from .bundle_files import BundleZipResource, FileListResource, FileResource, SourceVideoResource
+from .bundle_files import FileListResource, FileResource
+from .bundle_zip import BundleZipResource
 from .docs import docs_routes
 from .errors import add_error_handlers
 from .gallery import gallery_routes
@@ -26,6 +27,7 @@ from .metrics import MetricsResource
 from .observability import Observability
 from .portraits import CustomAvatarsResource, PortraitCheckResource
 from .preview import PreviewResource
+from .preview_video import PreviewVideoResource
 from .replay import ReplayMiddleware
 from .unfinished import UnfinishedResponses
 
@@ -90,7 +92,7 @@ def _falcon_app(
         "/avatars/check": PortraitCheckResource(service),
         "/avatars/{avatar_id}": AvatarResource(service),
         "/avatars/{avatar_id}/preview": PreviewResource(service),
-        "/avatars/{avatar_id}/preview-video": SourceVideoResource(service),
+        "/avatars/{avatar_id}/preview-video": PreviewVideoResource(service),
         "/avatars/{avatar_id}/files": FileListResource(service),
         "/avatars/{avatar_id}/files/{path:path}": FileResource(service),
         "/avatars/{avatar_id}/bundle.zip": BundleZipResource(service),

@@ -1,4 +1,4 @@
-"""The resources /avatars/{avatar_id}/files, /files/{path}, /bundle.zip and /preview-video."""
+"""The resources /avatars/{avatar_id}/files and /avatars/{avatar_id}/files/{path}."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ from .. import errors
 from ..bundles.bundle_zip import files_etag
 from .conditional import answer_not_modified
 from .files import answer_stored_file
-from .media_types import MEDIA_TYPES, confine, media_type, save_as
+from .media_types import FILE_OF_BUNDLE, confine, media_type
 from .operation import (
-    COPY_HEADERS,
-    FILE_HEADERS,
     REQUEST_HEADERS,
     Operation,
-    file_response,
     json_response,
     not_modified_response,
-    range_responses,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from falcon.asgi import Request, Response
 
-    from ..bundles.bundle_zip import BundleZip
     from ..bundles.store import FileInfo
     from ..service import AvatarService
 
@@ -53,8 +48,6 @@ _FILE_SCHEMA = {
     },
 }  # fmt: skip
 
-_CONFINED_HEADERS = (*FILE_HEADERS, "Content-Security-Policy", "Content-Disposition")
-
 
 class FileListResource:
     """Answers with the list of a bundle's files."""
@@ -66,11 +59,13 @@ class FileListResource:
             summary="List the files of an avatar's bundle",
             description="The files of the bundle, sorted by path.",
             responses={
-                200: json_response({"type": "array", "items": _FILE_SCHEMA}, [_FILE_EXAMPLE], COPY_HEADERS),
+                200: json_response(
+                    {"type": "array", "items": _FILE_SCHEMA}, [_FILE_EXAMPLE], ("ETag", "Cache-Control")
+                ),
                 304: not_modified_response(),
             },
             errors=(errors.NotFound, errors.StoreUnavailable),
-            request_headers=("If-None-Match", "If-Modified-Since"),
+            request_headers=("If-None-Match",),
         )
     }
 
@@ -79,7 +74,7 @@ class FileListResource:
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
         files = await self._files.list_files(avatar_id)
-        if not answer_not_modified(req, resp, files_etag(files), max(info.modified for info in files)):
+        if not answer_not_modified(req, resp, files_etag(files), None):
             resp.content_type = falcon.MEDIA_JSON
             resp.data = json.dumps([_listed(info) for info in files], ensure_ascii=False).encode()
 
@@ -96,11 +91,7 @@ class FileResource:
             summary="Read a file of an avatar's bundle",
             description="The file as it is stored. Its suffix decides its media type. Browsers show pictures, videos, "
             "sounds, JSON and plain text, and save everything else.",
-            responses={
-                200: file_response(MEDIA_TYPES, _CONFINED_HEADERS),
-                304: not_modified_response(),
-                **range_responses(*MEDIA_TYPES),
-            },
+            responses=FILE_OF_BUNDLE,
             errors=(errors.NotFound, errors.StoreUnavailable),
             request_headers=tuple(REQUEST_HEADERS),
         )
@@ -116,86 +107,6 @@ class FileResource:
         confine(resp, path)
 
     on_head = on_get
-
-
-class SourceVideoResource:
-    """Answers with the video from which an avatar was made."""
-
-    operations: ClassVar[Mapping[str, Operation]] = {
-        "GET": Operation(
-            id="get_preview_video",
-            tag="avatars",
-            summary="Read the video from which an avatar was made",
-            description="The file of the bundle that the manifest names in `metadata.source_video`.",
-            responses={
-                200: file_response(MEDIA_TYPES, _CONFINED_HEADERS),
-                304: not_modified_response(),
-                **range_responses(*MEDIA_TYPES),
-            },
-            errors=(errors.NotFound, errors.StoreUnavailable),
-            request_headers=tuple(REQUEST_HEADERS),
-        )
-    }
-
-    def __init__(self, service: AvatarService) -> None:
-        self._service = service
-
-    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        path = await self._service.source_video(avatar_id)
-        opened = functools.partial(self._service.bundle_files.open, avatar_id, path)
-        await answer_stored_file(req, resp, lambda: None, opened, media_type(path))
-        confine(resp, path)
-
-    on_head = on_get
-
-
-class BundleZipResource:
-    """Answers with a bundle as a ZIP archive."""
-
-    operations: ClassVar[Mapping[str, Operation]] = {
-        "GET": Operation(
-            id="get_bundle_zip",
-            tag="avatars",
-            summary="Download an avatar's bundle",
-            description="An uncompressed ZIP archive with one folder, named by the avatar's id. All files are of one "
-            "version: if the bundle changes meanwhile, the connection is closed before the archive is complete.",
-            responses={
-                200: file_response(("application/zip",), (*FILE_HEADERS, "Content-Disposition")),
-                304: not_modified_response(),
-            },
-            errors=(errors.NotFound, errors.StoreUnavailable),
-            request_headers=("If-None-Match", "If-Modified-Since"),
-        )
-    }
-
-    def __init__(self, service: AvatarService) -> None:
-        self._files = service.bundle_files
-
-    async def on_get(self, req: Request, resp: Response, avatar_id: str) -> None:
-        archive = await self._files.archive(avatar_id)
-        resp.content_type = "application/zip"
-        save_as(resp, f"{avatar_id}.zip")
-        if answer_not_modified(req, resp, archive.etag, archive.modified):
-            return
-        resp.set_header("Accept-Ranges", "none")
-        resp.content_length = archive.size
-        if req.method != "HEAD":
-            resp.stream = _ArchiveStream(archive)  # type: ignore[assignment]  # an iterable will do
-
-    on_head = on_get
-
-
-class _ArchiveStream:
-    """An archive as the body of a response. Falcon calls `close()` even if the client disconnects."""
-
-    def __init__(self, archive: BundleZip) -> None:
-        self._chunks = archive.chunks()
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
-
-    async def close(self) -> None:
-        await self._chunks.aclose()
 
 
 def _listed(info: FileInfo) -> dict[str, Any]:

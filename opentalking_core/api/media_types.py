@@ -8,8 +8,12 @@ from urllib.parse import quote
 
 from falcon import secure_filename
 
+from .operation import FILE_HEADERS, file_response, not_modified_response, range_responses
+
 if TYPE_CHECKING:
     from falcon.asgi import Response
+
+    from .operation import Json
 
 #: Browsers show these and run nothing in them. SVG, HTML and XML are missing on purpose: they can hold scripts.
 _SHOWN_TYPES = {
@@ -28,8 +32,14 @@ _SHOWN_TYPES = {
 _SAVED_TYPES = {".zip": "application/zip"}
 _UNKNOWN_TYPE = "application/octet-stream"
 
-#: The types of all files, for the OpenAPI document.
-MEDIA_TYPES = tuple(sorted({*_SHOWN_TYPES.values(), *_SAVED_TYPES.values(), _UNKNOWN_TYPE}))
+_ALL_TYPES = tuple(sorted({*_SHOWN_TYPES.values(), *_SAVED_TYPES.values(), _UNKNOWN_TYPE}))
+
+#: The successful responses of an operation that answers with a file of a bundle.
+FILE_OF_BUNDLE: dict[int, Json] = {
+    200: file_response(_ALL_TYPES, (*FILE_HEADERS, "Content-Security-Policy", "Content-Disposition")),
+    304: not_modified_response(),
+    **range_responses(*_ALL_TYPES),
+}
 
 
 def media_type(path: str) -> str:

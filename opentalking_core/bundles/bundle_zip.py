@@ -54,8 +54,6 @@ class BundleZip:
         self.size = archive_size(map(self._entry, files))
         #: differs whenever the archive's bytes do
         self.etag = files_etag(files, _LAYOUT)
-        #: when the latest of the files was changed, in seconds since the epoch
-        self.modified = max(info.modified for info in files)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the archive.
