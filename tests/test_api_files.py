@@ -17,7 +17,7 @@ from opentalking_core.hookspecs import hookimpl
 from opentalking_core.testing.running import running_service
 
 from .helpers.http import Answer, ask, let_tags_settle
-from .helpers.stores import StampedStore, serve, wait_until
+from .helpers.stores import StampedStore, WatchedStore, serve, wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -232,6 +232,25 @@ def test_files_of_a_deleted_avatar_respond_404(service: httpx.Client, put_bundle
     assert service.delete("/avatars/mine").status_code == 200
     for path in ("files", "files/a.png", "bundle.zip", "preview-video"):
         assert service.get(f"/avatars/mine/{path}").status_code == 404
+
+
+def test_file_in_memory_of_a_deleted_avatar_responds_404() -> None:
+    store = WatchedStore()  # without a change stamp, so that a file in memory is fresh for a while
+    store.put("mine", files={"a.png": b"png"}, metadata={"custom_avatar": True})
+    with serve(store, refresh_seconds=3600) as client:
+        for _ in range(2):
+            assert client.get("/avatars/mine/files/a.png").status_code == 200
+        assert client.delete("/avatars/mine").status_code == 200
+        assert client.get("/avatars/mine/files/a.png").status_code == 404
+
+
+@pytest.mark.parametrize("path", [".hidden", "a/../b", "a%00"])
+def test_store_is_never_asked_for_a_malformed_path(path: str) -> None:
+    store = StampedStore()
+    store.put("anna")
+    with serve(store) as client:
+        assert raw_get(client, f"/avatars/anna/files/{path}").status == 404
+    assert [name for name in store.opened if not name.endswith("manifest.json")] == []
 
 
 # -- the video

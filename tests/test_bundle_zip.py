@@ -99,6 +99,26 @@ def test_bundle_that_changes_meanwhile_gives_no_archive(after_bytes: int, change
         asyncio.run(read())
 
 
+def test_file_of_another_version_ends_the_archive_before_the_file() -> None:
+    async def read() -> None:
+        bundle, data = Bundle(FILES), b""
+        await bundle.store.create("anna", FILES)
+        files = await bundle.list_files()
+        await bundle.replace()
+
+        async def list_old_files() -> Sequence[FileInfo]:
+            return files
+
+        try:
+            async for chunk in BundleZip("anna", files, bundle.open_file, list_old_files).chunks():
+                data += chunk
+        finally:
+            assert data == b""
+
+    with pytest.raises(StoreUnavailable, match="a.png of avatar 'anna' changed"):
+        asyncio.run(read())
+
+
 def test_small_files_are_read_ahead_within_limits() -> None:
     files = {"manifest.json": b"{}"} | {f"frames/{number:03}.png": bytes(MAX_WHOLE_BYTES) for number in range(20)}
 

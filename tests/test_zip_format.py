@@ -77,7 +77,9 @@ def test_archive_of_a_huge_file_is_readable(tmp_path: Path, size: int) -> None:
     small = ZipEntry("anna/z.json", 2, 0.0, False)
     writer = ZipWriter()
     with (tmp_path / "a.zip").open("wb") as file:
-        file.write(writer.begin(huge))
+        header = writer.begin(huge)
+        assert (b"\1\0\x10\0" in header) == (size >= 4 * GiB - 1), "readers that don't seek need the field of ZIP64"
+        file.write(header)
         file.seek(size, io.SEEK_CUR)
         file.write(writer.end(huge, 1))
         crc = zlib.crc32(b"{}")
@@ -99,6 +101,8 @@ def test_archive_of_many_files_is_readable(count: int) -> None:
     for number in range(count):
         entry = ZipEntry(f"{number}", 0, 0.0, False)
         parts.append(writer.begin(entry) + writer.end(entry, 0))
-    with zipfile.ZipFile(io.BytesIO(b"".join([*parts, writer.finish()]))) as found:
+    end = writer.finish()
+    assert (b"PK\6\6" in end) == (count >= 65_535)
+    with zipfile.ZipFile(io.BytesIO(b"".join([*parts, end]))) as found:
         assert len(found.infolist()) == count
         assert found.infolist()[-1].filename == f"{count - 1}"
