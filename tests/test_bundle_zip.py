@@ -115,7 +115,7 @@ def test_file_of_another_version_ends_the_archive_before_the_file() -> None:
         finally:
             assert data == b""
 
-    with pytest.raises(StoreUnavailable, match="a.png of avatar 'anna' changed"):
+    with pytest.raises(StoreUnavailable, match=r"a\.png of avatar 'anna' changed"):
         asyncio.run(read())
 
 
