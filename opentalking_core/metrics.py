@@ -73,7 +73,7 @@ class Metrics:
         )
         self._operations = Histogram(
             "opentalking_store_operation_seconds",
-            "Operations of the bundle store: scan, open, create, delete; outcome is ok or the error's name.",
+            "Operations of the bundle store: scan, files, open, create, delete; outcome is ok or the error's name.",
             ("operation", "outcome"),
             buckets=_BUCKET_SECONDS,
             registry=self.registry,

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from .avatar_maker import AvatarMaker
-from .bundles.manifest import AvatarManifest, is_avatar_id
+from .bundle_files import BundleFiles
+from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
@@ -24,6 +25,8 @@ from .errors import (
     NotFound,
     Overloaded,
     StoreUnavailable,
+    no_avatar,
+    shown,
 )
 from .health import assess_health
 from .metrics import Metrics
@@ -107,9 +110,13 @@ class AvatarService:
         # Without a change stamp, other processes' changes are only seen by scanning, so cached files may be as stale as
         # the list. Checking more often would cost backend requests.
         max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
+        stamp = self._catalog.change_stamp
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, stamp, max_age, self.metrics)
+        other_files = FileCache(self._store, cache_bytes // 8, stamp, max_age, self.metrics)
+        #: the files of each bundle
+        self.bundle_files = BundleFiles(self._store, self._connection, other_files, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
-        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
+        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 8)
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(sweep_scratch_folders)
@@ -166,6 +173,20 @@ class AvatarService:
         async with self._file(avatar_id, PREVIEW) as file:
             yield file
 
+    async def source_video(self, avatar_id: str) -> str:
+        """Return the path of the video from which an avatar was made, in its bundle.
+
+        Raises:
+            NotFound: there is no such avatar, or its manifest names no such video.
+            StoreUnavailable: try again.
+        """
+        async with self.manifest(avatar_id) as file:
+            data = file.data if isinstance(file, CachedFile) else await file.read()
+        path = AvatarManifest.parse(data).metadata.get("source_video")
+        if not (isinstance(path, str) and is_bundle_path(path)):
+            raise NotFound(f"the manifest of avatar {avatar_id!r} names no source video in its bundle")
+        return path
+
     async def preview_url(self, avatar_id: str) -> str | None:
         """Return the store's own URL of a preview, or None if clients aren't to be sent there.
 
@@ -179,7 +200,7 @@ class AvatarService:
         try:
             return await self._store.presigned_url(avatar_id, PREVIEW, _PRESIGNED_URL_SECONDS)
         except NotFound:
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {PREVIEW}") from None
+            raise NotFound(f"there is no avatar {shown(avatar_id)}, or it has no {PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
         """Return an avatar's preview, at most `width` pixels wide.
@@ -280,7 +301,7 @@ class AvatarService:
         try:
             manifest = await self._manifest(avatar_id)
         except NotFound:  # another process may have deleted it
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
             raise
         if manifest.is_hidden:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
@@ -290,12 +311,17 @@ class AvatarService:
             with self._catalog.local_change(), self.metrics.store_operation("delete"):
                 await self._store.delete(avatar_id)
         except NotFound:  # another process has deleted it meanwhile
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
             self._catalog.deleted(avatar_id)
-            raise _no_avatar(avatar_id) from None
-        self._files.forget(avatar_id)
+            raise no_avatar(avatar_id) from None
+        self._forget(avatar_id)
         self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
+
+    def _forget(self, avatar_id: str) -> None:
+        """Drop the cached files of a deleted avatar."""
+        self._files.forget(avatar_id)
+        self.bundle_files.forget(avatar_id)
 
     async def health(self) -> Health:
         """Return which store and detectors are in use and whether each works: the body of GET /health."""
@@ -323,7 +349,7 @@ class AvatarService:
         try:
             return await read_manifest(self._store, avatar_id)
         except NotFound:
-            raise _no_avatar(avatar_id) from None
+            raise no_avatar(avatar_id) from None
         except InvalidManifest as error:
             raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
 
@@ -337,7 +363,7 @@ class AvatarService:
                 file = await stack.enter_async_context(self._files.open(avatar_id, path, check))
             except NotFound:
                 missing = "" if path == MANIFEST else f", or it has no {path}"
-                raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
+                raise NotFound(f"there is no avatar {shown(avatar_id)}{missing}") from None
             except InvalidManifest as error:
                 raise NotFound(f"there is no usable avatar {avatar_id!r}: its {error}") from None
             yield file
@@ -353,20 +379,12 @@ class AvatarService:
     async def _prepare_access(self, avatar_id: str) -> None:
         """Connect to the store. Raise NotFound for what isn't an id: stores are only asked for well-formed ids."""
         if not is_avatar_id(avatar_id):
-            raise _no_avatar(avatar_id)
+            raise no_avatar(avatar_id)
         await self._connection.open()
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def _shown(avatar_id: str) -> str:
-    return repr(avatar_id if len(avatar_id) <= 80 else avatar_id[:80] + "…")
-
-
-def _no_avatar(avatar_id: str) -> NotFound:
-    return NotFound(f"there is no avatar {_shown(avatar_id)}")
 
 
 def _checked_name(name: str) -> str:

@@ -67,7 +67,10 @@ class Settings(BaseSettings):
         description="Whether to redirect clients to the store's own URL for a preview, if the store has such URLs.",
     )
     cache_mb: int = Field(
-        default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
+        default=64,
+        ge=1,
+        le=65536,
+        description="Memory for manifests, previews, thumbnails and other small files, in MiB per process.",
     )
     portrait_time_limit: float = Field(
         default=20.0,
