@@ -116,10 +116,11 @@ def mux_packets(path: Path, packets: Iterable[bytes], size: tuple[int, int], cod
 
 def change_size_midway(path: Path, *frames: NDArray[np.uint8]) -> Path:
     """Write pictures of several sizes into one stream and return its path. The header tells the first size."""
-    return mux_packets(path, [_jpeg(pixels) for pixels in frames], (frames[0].shape[1], frames[0].shape[0]))
+    return mux_packets(path, [encoded_jpeg(pixels) for pixels in frames], (frames[0].shape[1], frames[0].shape[0]))
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+def encoded_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture as a JPEG, for `mux_packets`."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     return file.getvalue()
