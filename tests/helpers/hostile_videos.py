@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import random
 import struct
+import zlib
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 from PIL import Image
 
+from .pictures import PNG, chunk, ihdr
 from .videos import change_size_midway, encoded_jpeg, make_video, mux_packets
 
 if TYPE_CHECKING:
@@ -120,7 +122,9 @@ def _large(folder: Path) -> Iterator[tuple[str, bytes]]:
     path = make_video(folder / "8k.mp4", [black], options={"preset": "ultrafast"})
     yield "8K", path.read_bytes()
     yield "8K, said to be 16 x 16", _with_size(path.read_bytes(), 16, 16)
-    path = make_video(folder / "huge.mov", [np.zeros((16000, 16000, 3), np.uint8)], codec="png", pixel_format="rgb24")
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1 + 3 * 16000) * 10))  # 10 lines
+    png = PNG + ihdr(16000, 16000) + pixels + chunk(b"IEND", b"")
+    path = mux_packets(folder / "huge.mov", [png], (16000, 16000), codec="png", pixel_format="rgb24")
     yield "16K", path.read_bytes()
     yield "16K, said to be 16 x 16", _with_size(path.read_bytes(), 16, 16)
     path = change_size_midway(folder / "grows.mov", black[:64, :64], black)

@@ -99,12 +99,14 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     path.write_bytes(data)
 
 
-def mux_packets(path: Path, packets: Iterable[bytes], size: tuple[int, int], codec: str = "mjpeg") -> Path:
+def mux_packets(
+    path: Path, packets: Iterable[bytes], size: tuple[int, int], codec: str = "mjpeg", pixel_format: str = "yuvj420p"
+) -> Path:
     """Write encoded pictures into a container as they are, 25 a second, and return its path."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(codec, rate=25)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuvj420p"
+        stream.pix_fmt = pixel_format
         for index, data in enumerate(packets):
             packet = av.Packet(data)
             packet.pts = packet.dts = index
