@@ -15,8 +15,9 @@ from PIL import Image
 
 from opentalking_core.errors import InvalidRequest
 from opentalking_core.videos.decoding import open_video
+from opentalking_core.videos.timing import resample
 
-from .helpers.videos import change_size_midway, make_video, set_display_matrix, talking_frames
+from .helpers.videos import change_size_midway, drop_frame_rate, make_video, set_display_matrix, talking_frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -351,6 +352,26 @@ def test_jittering_times_neither_repeat_nor_drop_frames(tmp_path: Path) -> None:
     frames = read(path)
 
     assert_close([frame.mean() for frame in frames], range(0, 250, 25), 6)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(30, 30.0), (24, 24.0), (Fraction(24000, 1001), 23.976), (15, 15.0)])
+def test_fps_is_measured_if_the_file_does_not_say_it(tmp_path: Path, rate: Fraction, fps: float) -> None:
+    """Browsers record such files: times in whole milliseconds, and neither a rate nor a duration."""
+    levels = [index * 5 for index in range(50)]
+    path = make_video(tmp_path / "a.webm", greys(*levels), fps=rate, codec="libvpx")
+    drop_frame_rate(path)
+
+    with open_video(path, (1000, 1000), 250) as video:
+        frames = list(video.frames())
+
+    assert video.fps == fps
+    assert_close([frame.pixels.mean() for frame in frames], levels, 6)
+
+
+def test_resample_with_missing_and_senseless_times_continues_at_the_rate() -> None:
+    times = [None, Fraction(7), None, Fraction(7), Fraction(3), None]
+
+    assert list(resample(zip(times, "abcdef", strict=True), Fraction(25))) == list(enumerate("abcdef"))
 
 
 def test_pause_longer_than_ten_seconds_is_skipped(tmp_path: Path) -> None:

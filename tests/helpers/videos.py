@@ -126,3 +126,15 @@ def encoded_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     return file.getvalue()
+
+
+def drop_frame_rate(path: Path) -> None:
+    """Remove the duration of a frame and of the whole video from a WebM or MKV."""
+    data = path.read_bytes()
+    # The identifiers and sizes of DefaultDuration and Duration. Each element becomes one of the kind Void.
+    for header in (b"\x23\xe3\x83\x84", b"\x44\x89\x88"):
+        start = data.index(header)
+        end = start + len(header) + (header[-1] & 0x0F)
+        void = b"\xec" + bytes([0x80 | (end - start - 2)])
+        data = data[:start] + void + bytes(end - start - 2) + data[end:]
+    path.write_bytes(data)
