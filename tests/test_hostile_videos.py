@@ -124,6 +124,17 @@ def test_other_files_are_refused_even_by_demuxers_that_would_open_them(
         pass
 
 
+def test_other_files_are_refused_where_demuxers_ask_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third lock: MP4's external references and HLS ask FFmpeg's caller for further files."""
+    monkeypatch.setattr(container, "_OPTIONS", {})
+    video = make_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3)
+    playlist = tmp_path / "b.m3u8"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{video}\n#EXT-X-ENDLIST\n")
+
+    with pytest.raises(InvalidRequest, match="other files"), container.open_container(playlist):
+        pass
+
+
 def _fail_at_first_frame(path: Path) -> None:
     with open_video(path, (100, 100), 10) as video:
         for _ in video.frames():

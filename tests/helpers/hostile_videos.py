@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
@@ -10,16 +9,13 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-from PIL import Image
 
 from .pictures import PNG, chunk, ihdr
-from .videos import change_size_midway, encoded_jpeg, make_video, mux_packets
+from .videos import change_size_midway, encoded_jpeg, make_video, mux_packets, replace_box, with_cover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-_BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 #: What a playlist or script looks like that names another file.
 _PLAYLISTS = {
@@ -83,7 +79,7 @@ def _without_pictures(folder: Path) -> Iterator[tuple[str, bytes]]:
         output.mux(stream.encode(None))
     audio = path.read_bytes()
     yield "audio only", audio
-    yield "audio with a cover picture", _with_cover(audio)
+    yield "audio with a cover picture", with_cover(audio, encoded_jpeg(np.zeros((64, 64, 3), np.uint8)))
     (folder / "a.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n")
     path = folder / "subtitles.mkv"
     with av.open(str(folder / "a.srt")) as source, av.open(str(path), "w") as output:
@@ -93,14 +89,6 @@ def _without_pictures(folder: Path) -> Iterator[tuple[str, bytes]]:
                 packet.stream = subtitles
                 output.mux(packet)
     yield "subtitles only", path.read_bytes()
-
-
-def _with_cover(mp4: bytes) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(file, "JPEG")
-    picture = box(b"covr", box(b"data", struct.pack(">II", 13, 0) + file.getvalue()))
-    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
-    return mp4 + box(b"moov", box(b"udta", box(b"meta", bytes(4) + handler + box(b"ilst", picture))))
 
 
 def _lying(mp4: bytes) -> Iterator[tuple[str, bytes]]:
@@ -140,23 +128,6 @@ def _large(folder: Path) -> Iterator[tuple[str, bytes]]:
     million = replace_box(million, b"stts", struct.pack(">IIII", 0, 1, count, 1))
     yield "a million frames", _patched(million, b"mdhd", 12, 25, count)
     yield "a million frames in a second", _patched(million, b"mdhd", 12, count, count)
-
-
-def box(kind: bytes, content: bytes) -> bytes:
-    """Return a box of an MP4."""
-    return struct.pack(">I", 8 + len(content)) + kind + content
-
-
-def replace_box(mp4: bytes, kind: bytes, content: bytes) -> bytes:
-    """Return the MP4 with other content in every box of a kind. The index must stand at the end of the file."""
-    result = b""
-    while mp4:
-        (size,) = struct.unpack_from(">I", mp4)
-        name, inner, mp4 = mp4[4:8], mp4[8:size], mp4[size:]
-        if name in _BOXES_OF_BOXES or name == b"edts":
-            inner = replace_box(inner, kind, content)
-        result += box(name, content if name == kind else inner)
-    return result
 
 
 def _patched(mp4: bytes, kind: bytes, offset: int, *values: int) -> bytes:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _TICKS_PER_SECOND = 90_000
 
+_BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
+
 
 def make_video(
     path: Path,
@@ -138,3 +140,29 @@ def drop_frame_rate(path: Path) -> None:
         void = b"\xec" + bytes([0x80 | (end - start - 2)])
         data = data[:start] + void + bytes(end - start - 2) + data[end:]
     path.write_bytes(data)
+
+
+def with_cover(mp4: bytes, jpeg: bytes) -> bytes:
+    """Return the MP4, whose index must stand at its end, with a cover picture."""
+    picture = box(b"covr", box(b"data", struct.pack(">II", 13, 0) + jpeg))
+    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    user_data = box(b"udta", box(b"meta", bytes(4) + handler + box(b"ilst", picture)))
+    start = mp4.rindex(b"moov") - 4
+    return mp4[:start] + box(b"moov", mp4[start + 8 :] + user_data)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    """Return a box of an MP4."""
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def replace_box(mp4: bytes, kind: bytes, content: bytes) -> bytes:
+    """Return the MP4 with other content in every box of a kind. The index must stand at the end of the file."""
+    result = b""
+    while mp4:
+        (size,) = struct.unpack_from(">I", mp4)
+        name, inner, mp4 = mp4[4:8], mp4[8:size], mp4[size:]
+        if name in _BOXES_OF_BOXES:
+            inner = replace_box(inner, kind, content)
+        result += box(name, content if name == kind else inner)
+    return result
