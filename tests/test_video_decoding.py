@@ -9,14 +9,25 @@ import sys
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from opentalking_core.errors import InvalidRequest
 from opentalking_core.videos.decoding import open_video
+from opentalking_core.videos.timing import resample
 
-from .helpers.videos import change_size_midway, make_video, set_display_matrix, talking_frames
+from .helpers.videos import (
+    change_size_midway,
+    drop_frame_rate,
+    encoded_jpeg,
+    make_video,
+    mux_packets,
+    set_display_matrix,
+    talking_frames,
+    with_cover,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +53,19 @@ def quarters(width: int = 96, height: int = 64) -> NDArray[np.uint8]:
 def greys(*levels: int, size: int = 32) -> list[NDArray[np.uint8]]:
     """Return pictures whose grey tells them apart."""
     return [np.full((size, size, 3), level, np.uint8) for level in levels]
+
+
+def make_hdr_video(path: Path, signal: NDArray[np.float64], transfer: int) -> Path:
+    """Write a video that shows RGB signals, 0 to 1, with BT.2020's primaries."""
+    return make_video(
+        path,
+        [np.round(signal * 65535).astype(np.uint16)] * 3,
+        codec="libx265",
+        pixel_format="yuv420p10le",
+        frame_format="rgb48le",
+        tags={"colorspace": BT2020, "color_range": LIMITED, "color_trc": transfer, "color_primaries": BT2020},
+        options={"x265-params": "log-level=none:lossless=1"},
+    )
 
 
 def read(path: Path, max_size: tuple[int, int] = (1000, 1000), max_frames: int = 250) -> list[NDArray[np.uint8]]:
@@ -164,7 +188,7 @@ def test_frames_are_upright_by_display_matrix(
 
 @pytest.mark.parametrize(
     ("aspect", "size"),
-    [(Fraction(4, 3), (128, 64)), (Fraction(3, 4), (72, 64)), (Fraction(1, 100), (96, 64))],
+    [(Fraction(4, 3), (128, 64)), (Fraction(3, 4), (72, 64)), (Fraction(1, 10), (96, 64))],
     ids=["wide", "narrow", "senseless"],
 )
 def test_frames_have_square_pixels(tmp_path: Path, aspect: Fraction, size: tuple[int, int]) -> None:
@@ -206,6 +230,36 @@ def test_frames_whose_size_changes_midway_are_scaled_to_the_first_size(tmp_path:
 
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 2
     assert_close(colours(frames[1]), [RED, GREEN, BLUE, WHITE], 8)
+
+
+def test_cover_picture_is_not_taken_for_the_video(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", [quarters()] * 3)
+    path.write_bytes(with_cover(path.read_bytes(), encoded_jpeg(np.zeros((640, 640, 3), np.uint8))))
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 2
+
+    assert [frame.shape for frame in read(path)] == [(64, 96, 3)] * 3
+
+
+def test_damaged_frames_are_left_out(tmp_path: Path) -> None:
+    good = [encoded_jpeg(pixels) for pixels in greys(20, 60, 100)]
+    path = mux_packets(tmp_path / "a.mov", [good[0], b"damaged", good[1], good[2]], (32, 32))
+
+    assert_close([frame.mean() for frame in read(path)], [20, 20, 60, 100])  # the first one fills the gap
+
+
+def test_decoder_that_fails_a_hundred_times_gets_no_further_packet(tmp_path: Path) -> None:
+    good = encoded_jpeg(greys(20)[0])
+    path = mux_packets(tmp_path / "a.mov", [good, *[b"damaged"] * 200, good], (32, 32))
+
+    assert len(read(path)) == 1
+
+
+def test_names_that_are_not_utf_8_do_no_harm(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", [quarters()])
+    path.write_bytes(path.read_bytes().replace(b"VideoHandler", b"Vid\xe9oHandler"))
+
+    assert len(read(path)) == 1
 
 
 # Colours
@@ -275,20 +329,31 @@ def test_transparent_videos_are_laid_on_white(tmp_path: Path, name: str, codec: 
     ids=["PQ", "HLG"],
 )
 def test_hdr_videos_become_sdr(tmp_path: Path, transfer: int, signal: list[float], expected: list[int]) -> None:
-    row = np.repeat(np.round(np.array(signal) * 65535).astype(np.uint16), 16)
-    path = make_video(
-        tmp_path / "a.mp4",
-        [np.dstack([np.repeat(row[None], 64, 0)] * 3)] * 3,
-        codec="libx265",
-        pixel_format="yuv420p10le",
-        frame_format="rgb48le",
-        tags={"colorspace": BT2020, "color_range": LIMITED, "color_trc": transfer, "color_primaries": BT2020},
-        options={"x265-params": "log-level=none:lossless=1"},
-    )
+    row = np.repeat(signal, 16)
+    path = make_hdr_video(tmp_path / "a.mp4", np.dstack([np.repeat(row[None], 64, 0)] * 3), transfer)
 
     pixels = read(path)[0]
 
     assert_close(pixels[32, 8::16], [[level] * 3 for level in expected], 8)
+
+
+def test_hdr_colours_come_to_the_primaries_of_sdr(tmp_path: Path) -> None:
+    """A red of 100, 10 and 10 candela per square metre with BT.709's primaries, written with those of BT.2020."""
+    to_bt2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+    power = (to_bt2020 @ [100, 10, 10] / 10_000) ** (2610 / 16384)
+    signal = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    path = make_hdr_video(tmp_path / "a.mp4", np.full((32, 32, 3), signal), PQ)
+
+    assert_close(read(path)[0][16, 16], [187, 63, 63], 8)
+
+
+def test_palettes_with_transparency_are_laid_on_white(tmp_path: Path) -> None:
+    picture = Image.fromarray(quarters()).quantize(4)
+    file = io.BytesIO()
+    picture.save(file, "PNG", transparency=picture.getpixel((0, 0)))
+    path = mux_packets(tmp_path / "a.mov", [file.getvalue()], (96, 64), codec="png", pixel_format="pal8")
+
+    assert_close(colours(read(path)[0]), [(255, 255, 255), GREEN, BLUE, WHITE])
 
 
 def test_interlaced_videos_are_deinterlaced(tmp_path: Path) -> None:
@@ -339,6 +404,8 @@ def test_variable_rate_repeats_frames_at_the_nominal_rate(tmp_path: Path) -> Non
         frames = list(video.frames())
 
     assert video.fps == 30.0
+    assert video.source_frame_count == 8
+    assert video.expected_frames > 8
     expected = [0, 30, 60, 60, 60, 90, 120, 150, 180, 180, 180, 180, 210]
     assert_close([frame.pixels.mean() for frame in frames], expected, 6)
     assert frames[3].pixels is frames[2].pixels  # a repeated frame is converted once
@@ -351,6 +418,26 @@ def test_jittering_times_neither_repeat_nor_drop_frames(tmp_path: Path) -> None:
     frames = read(path)
 
     assert_close([frame.mean() for frame in frames], range(0, 250, 25), 6)
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(30, 30.0), (24, 24.0), (Fraction(24000, 1001), 23.976), (15, 15.0)])
+def test_fps_is_measured_if_the_file_does_not_say_it(tmp_path: Path, rate: Fraction, fps: float) -> None:
+    """Browsers record such files: times in whole milliseconds, and neither a rate nor a duration."""
+    levels = [index * 5 for index in range(50)]
+    path = make_video(tmp_path / "a.webm", greys(*levels), fps=rate, codec="libvpx")
+    drop_frame_rate(path)
+
+    with open_video(path, (1000, 1000), 250) as video:
+        frames = list(video.frames())
+
+    assert video.fps == fps
+    assert_close([frame.pixels.mean() for frame in frames], levels, 6)
+
+
+def test_resample_with_missing_and_senseless_times_continues_at_the_rate() -> None:
+    times = [None, Fraction(7), None, Fraction(7), Fraction(3), None]
+
+    assert list(resample(zip(times, "abcdef", strict=True), Fraction(25))) == list(enumerate("abcdef"))
 
 
 def test_pause_longer_than_ten_seconds_is_skipped(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ _MAX_STREAMS = 100
 
 _OPTIONS = {
     "format_whitelist": _DEMUXERS,
-    "protocol_whitelist": "file",
+    # No protocol has this name: a demuxer that opens further files by itself can't open any.
+    "protocol_whitelist": "none",
     "probesize": str(_MAX_PROBE_BYTES),
     "analyzeduration": str(_MAX_PROBE_MICROSECONDS),
     "max_streams": str(_MAX_STREAMS),
@@ -72,7 +73,7 @@ def open_container(path: Path) -> Iterator[InputContainer]:
         if not file.peek(1):
             raise InvalidRequest(f"the video is empty: {_FORMATS}")
         try:
-            # A file object instead of a path: FFmpeg learns no name, and every further file goes through `io_open`.
+            # A file object instead of a path: FFmpeg needs no protocol, and further files go through `io_open`.
             container = av.open(
                 file, options=_OPTIONS, io_open=_refuse_other_file, metadata_errors="replace", buffer_size=_READ_BYTES
             )

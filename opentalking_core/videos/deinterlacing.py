@@ -17,7 +17,7 @@ def deinterlaced(av: ModuleType, frames: Iterable[DecodedFrame]) -> Iterator[Dec
 
     Args:
         av: PyAV.
-        frames: in the order in which they are shown. They all have times, or none has.
+        frames: in the order in which they are shown.
     """
     graph, kind = None, None
     for frame in frames:

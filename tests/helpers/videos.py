@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _TICKS_PER_SECOND = 90_000
 
+_BOXES_OF_BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts")
+
 
 def make_video(
     path: Path,
@@ -99,12 +101,14 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> None:
     path.write_bytes(data)
 
 
-def mux_packets(path: Path, packets: Iterable[bytes], size: tuple[int, int], codec: str = "mjpeg") -> Path:
+def mux_packets(
+    path: Path, packets: Iterable[bytes], size: tuple[int, int], codec: str = "mjpeg", pixel_format: str = "yuvj420p"
+) -> Path:
     """Write encoded pictures into a container as they are, 25 a second, and return its path."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(codec, rate=25)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuvj420p"
+        stream.pix_fmt = pixel_format
         for index, data in enumerate(packets):
             packet = av.Packet(data)
             packet.pts = packet.dts = index
@@ -116,10 +120,49 @@ def mux_packets(path: Path, packets: Iterable[bytes], size: tuple[int, int], cod
 
 def change_size_midway(path: Path, *frames: NDArray[np.uint8]) -> Path:
     """Write pictures of several sizes into one stream and return its path. The header tells the first size."""
-    return mux_packets(path, [_jpeg(pixels) for pixels in frames], (frames[0].shape[1], frames[0].shape[0]))
+    return mux_packets(path, [encoded_jpeg(pixels) for pixels in frames], (frames[0].shape[1], frames[0].shape[0]))
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
+def encoded_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Return a picture as a JPEG, for `mux_packets`."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
     return file.getvalue()
+
+
+def drop_frame_rate(path: Path) -> None:
+    """Remove the duration of a frame and of the whole video from a WebM or MKV."""
+    data = path.read_bytes()
+    # The identifiers and sizes of DefaultDuration and Duration. Each element becomes one of the kind Void.
+    for header in (b"\x23\xe3\x83\x84", b"\x44\x89\x88"):
+        start = data.index(header)
+        end = start + len(header) + (header[-1] & 0x0F)
+        void = b"\xec" + bytes([0x80 | (end - start - 2)])
+        data = data[:start] + void + bytes(end - start - 2) + data[end:]
+    path.write_bytes(data)
+
+
+def with_cover(mp4: bytes, jpeg: bytes) -> bytes:
+    """Return the MP4, whose index must stand at its end, with a cover picture."""
+    picture = box(b"covr", box(b"data", struct.pack(">II", 13, 0) + jpeg))
+    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    user_data = box(b"udta", box(b"meta", bytes(4) + handler + box(b"ilst", picture)))
+    start = mp4.rindex(b"moov") - 4
+    return mp4[:start] + box(b"moov", mp4[start + 8 :] + user_data)
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    """Return a box of an MP4."""
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def replace_box(mp4: bytes, kind: bytes, content: bytes) -> bytes:
+    """Return the MP4 with other content in every box of a kind. The index must stand at the end of the file."""
+    result = b""
+    while mp4:
+        (size,) = struct.unpack_from(">I", mp4)
+        name, inner, mp4 = mp4[4:8], mp4[8:size], mp4[size:]
+        if name in _BOXES_OF_BOXES:
+            inner = replace_box(inner, kind, content)
+        result += box(name, content if name == kind else inner)
+    return result
