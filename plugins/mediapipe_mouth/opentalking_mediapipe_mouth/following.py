@@ -22,12 +22,12 @@ _START_MARGIN, _MARGIN = 1.7, 3.0
 #: this angle in degrees.
 _MAX_DRIFT, _MAX_GROWTH, _MAX_LEAN = 0.35, 1.25, 60
 
-#: MediaPipe places the lips of a face that has moved by more than this part of its size since the last look up to 15 %
-#: of their width off. A second look at the same frame places them within 1 %.
+#: MediaPipe places the lips of a face that has moved or grown by more than this part of its size since the last look up
+#: to 15 % of their width off. A second look at the same frame places them within 1 %.
 _MAX_STEP = 0.1
 
-#: Looks at one frame: the face is lost, found by the detector, and measured.
-_MAX_LOOKS = 3
+#: Looks at one frame. Two are enough for a fast face, four for a face that the detector must find again.
+_MAX_LOOKS = 5
 
 
 class FaceFollower:
@@ -94,7 +94,7 @@ class FaceFollower:
             expected, self._expected = self._expected, mesh.box if mesh else None
             if mesh is None and not has_expectation:
                 break
-            if mesh and expected and _distance(mesh.box, expected) < _MAX_STEP * mesh.box.size:
+            if mesh and expected and _is_near(mesh.box, expected):
                 break
         return mesh
 
@@ -121,6 +121,11 @@ class FaceFollower:
 def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:
     turn = round(face.lean / 90) * 90 % 360
     return Cutout.around(face.box.center, margin * face.box.size, turn, frame)
+
+
+def _is_near(box: Box, expected: Box) -> bool:
+    step = max(_distance(box, expected), abs(box.size - expected.size))
+    return step < _MAX_STEP * box.size
 
 
 def _distance(one: Box, other: Box) -> float:
