@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import hypot
 from typing import TYPE_CHECKING
 
 from .crop import Cutout
@@ -67,7 +66,7 @@ class FaceFollower:
         if mesh is None:
             return None
         if not mesh.box.is_same_face(self._last.box):
-            self._video.forget()
+            self.reject()
             return None
         self._last = mesh
         if not self._is_well_placed(mesh):
@@ -75,13 +74,14 @@ class FaceFollower:
         return mesh
 
     def reject(self) -> None:
-        """Have the detector look for the face in the next frame: the last mesh was no face."""
+        """Have the detector look for the face in the next frame: the last mesh was not that of the face."""
         self._video.forget()
+        self._expected = None
 
     def forget(self) -> None:
         """Follow no face."""
-        self._video.forget()
-        self._cutout = self._anchor = self._last = self._expected = None
+        self.reject()
+        self._cutout = self._anchor = self._last = None
 
     def _look(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Look at a frame until the face is where MediaPipe expected it, or no face is found."""
@@ -104,7 +104,7 @@ class FaceFollower:
             return False
         growth = face.box.size / self._anchor.box.size
         return (
-            _distance(face.box, self._anchor.box) < _MAX_DRIFT * face.box.size
+            face.box.distance(self._anchor.box) < _MAX_DRIFT * face.box.size
             and 1 / _MAX_GROWTH < growth < _MAX_GROWTH
             and abs((face.lean - self._anchor.lean + 180) % 360 - 180) < _MAX_LEAN
         )
@@ -124,10 +124,5 @@ def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:
 
 
 def _is_near(box: Box, expected: Box) -> bool:
-    step = max(_distance(box, expected), abs(box.size - expected.size))
+    step = max(box.distance(expected), abs(box.size - expected.size))
     return step < _MAX_STEP * box.size
-
-
-def _distance(one: Box, other: Box) -> float:
-    (x, y), (other_x, other_y) = one.center, other.center
-    return hypot(x - other_x, y - other_y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import hypot, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 from .crop import Cutout
@@ -23,10 +23,10 @@ _MIN_SCENE_LIKENESS = 0.6
 
 #: The detector must confirm a followed face after this many seconds of video, and at once if the face looks less like
 #: it looked when it was last confirmed: something may cover the face.
-_CONFIRM_SECONDS, _MIN_FACE_LIKENESS = 0.25, 0.9
+_CONFIRM_SECONDS, _MIN_FACE_LIKENESS = 0.5, 0.9
 
-#: Seconds of video from one search of all windows to the next. Each one takes 250 ms, so they become rare while nothing
-#: is found.
+#: Seconds of video from one search of all windows to the next. A search takes 250 ms, so searches become rare while
+#: nothing is found.
 _FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.25, 2.0
 
 #: How far from its last place a lost face may be found, in sizes of the face: at once, and more for each second.
@@ -115,14 +115,6 @@ class FaceTracker:
             return faces
         reach = (_REACH + _REACH_PER_SECOND * gap) * person.box.size
         growth = _GROWTH + _GROWTH_PER_SECOND * gap
-        near = [
-            (distance, face)
-            for face in faces
-            if (distance := _distance(face, person)) < reach and 1 / growth < face.box.size / person.box.size < growth
-        ]
-        return [face for _, face in sorted(near, key=lambda pair: pair[0])]
-
-
-def _distance(one: FaceMesh, other: FaceMesh) -> float:
-    (x, y), (other_x, other_y) = one.box.center, other.box.center
-    return hypot(x - other_x, y - other_y)
+        alike = [face for face in faces if 1 / growth < face.box.size / person.box.size < growth]
+        near = [face for face in alike if face.box.distance(person.box) < reach]
+        return sorted(near, key=lambda face: face.box.distance(person.box))

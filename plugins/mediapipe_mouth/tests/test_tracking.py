@@ -283,14 +283,14 @@ class Looks:
 
 
 def test_track_followed_face_takes_one_look_per_frame(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds of a face that hardly moves. The detector confirms the face four times a second."""
+    """Two seconds of a face that hardly moves. The detector confirms the face twice a second."""
     frames = [view(560 + step % 3) for step in range(2 * FPS)]
     plugin.startup()
     looks = Looks(monkeypatch)
     assert None not in track(plugin, frames)
     assert looks.whole.call_count == 1
     assert looks.video.call_count < len(frames) + 5
-    assert looks.detector.call_count < 2 * 4 + 5
+    assert looks.detector.call_count < 2 * 2 + 6
 
 
 def test_track_without_a_face_searches_at_a_falling_rate(plugin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
