@@ -47,31 +47,24 @@ class FaceFollower:
         """Begin to follow `face`, which a search has found in `frame`; return a more precise mesh of the face.
 
         Returns:
-            None if the face can't be followed: MediaPipe doesn't see a face there, or sees another one.
+            None if MediaPipe doesn't see this face.
         """
-        self.forget()
-        self._video.find_mesh(_cutout(face, _START_MARGIN, frame).cut(frame))
         self._last = face
-        self._place(face, frame)
-        return self.follow(frame)
+        self.reject()
+        if self._video.find_mesh(_cutout(face, _START_MARGIN, frame).cut(frame)) is None:
+            return None
+        return self._look(self._place(face, frame), frame)
 
     def follow(self, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Return the mesh of the face in the next frame; None if the face isn't seen near its last place.
 
         The face may be seen again in a later frame.
         """
-        if self._cutout is None or self._last is None:
+        if self._last is None:
             return None
-        mesh = self._look(self._cutout, frame)
-        if mesh is None:
-            return None
-        if not mesh.box.is_same_face(self._last.box):
-            self.reject()
-            return None
-        self._last = mesh
-        if not self._is_well_placed(mesh):
-            self._place(mesh, frame)
-        return mesh
+        if self._cutout is None or not self._video.is_tracking:
+            return self.start(frame, self._last)
+        return self._look(self._cutout, frame)
 
     def reject(self) -> None:
         """Have the detector look for the face in the next frame: the last mesh was not that of the face."""
@@ -80,10 +73,23 @@ class FaceFollower:
 
     def forget(self) -> None:
         """Follow no face."""
+        self._last = None
         self.reject()
-        self._cutout = self._anchor = self._last = None
 
     def _look(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
+        """Return the mesh if it is that of the face; move the cutout for the next frame if the face has moved."""
+        mesh = self._settled_mesh(cutout, frame)
+        if mesh is None or self._last is None:
+            return None
+        if not mesh.box.is_same_face(self._last.box):
+            self.reject()
+            return None
+        self._last = mesh
+        if not self._is_well_placed(mesh) and self._place(mesh, frame).turn != cutout.turn:
+            self.reject()
+        return mesh
+
+    def _settled_mesh(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Look at a frame until the face is where MediaPipe expected it, or no face is found."""
         pixels = cutout.cut(frame)
         mesh = None
@@ -109,13 +115,11 @@ class FaceFollower:
             and abs((face.lean - self._anchor.lean + 180) % 360 - 180) < _MAX_LEAN
         )
 
-    def _place(self, face: FaceMesh, frame: NDArray[np.uint8]) -> None:
+    def _place(self, face: FaceMesh, frame: NDArray[np.uint8]) -> Cutout:
         """Place the cutout around `face`."""
-        cutout = _cutout(face, _MARGIN, frame)
-        if self._cutout is not None and cutout.turn != self._cutout.turn:
-            self._video.forget()
-        self._cutout, self._anchor = cutout, face
+        self._cutout, self._anchor = _cutout(face, _MARGIN, frame), face
         self._expected = None  # MediaPipe looks at the same fractions of another part of the frame
+        return self._cutout
 
 
 def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:

@@ -141,6 +141,32 @@ def test_track_face_that_leaves_and_comes_back_is_none_meanwhile(plugin: ModuleT
             assert found is None or distance(found, frame) < 0.05
 
 
+def test_track_face_that_is_covered_from_above_is_none_once_the_mouth_is_hidden(plugin: ModuleType) -> None:
+    """MediaPipe's video mode goes on for four frames with a face that it can't see. The detector doesn't confirm it."""
+    shown = draw_portrait(480, 640)
+    bottom = round(640 * (shown.mouth_center[1] + shown.mouth_ry))
+    covers = range(bottom - 180, bottom + 40, 20)
+    frames = [Frame(shown.image.copy(), None) for _ in covers]
+    for frame, height in zip(frames, covers, strict=True):
+        frame.image.paste("#5a4632", (0, 0, 480, height))
+    for found, height in zip(track(plugin, frames), covers, strict=True):
+        if height < bottom - 150:
+            assert found is not None
+        if height >= bottom:
+            assert found is None
+
+
+def test_track_mouth_below_the_edge_of_the_frame_is_none(plugin: ModuleType) -> None:
+    """`detect_mouth` returns such a mouth, with coordinates outside of the frame."""
+    shown = draw_portrait(600, 600, face_width=0.5)
+    mouth = round(600 * shown.mouth_center[1])
+    sinking = [Frame(shown.image.crop((0, drop - 200, 600, drop + mouth)), None) for drop in range(24, -36, -6)]
+    assert not plugin.detect_mouth(sinking[-2].pixels).is_in_picture
+    found = track(plugin, sinking)
+    assert None not in found[:4]
+    assert found[5:] == [None] * 5
+
+
 def test_track_mouth_that_opens_and_closes_has_the_opening_of_each_frame(plugin: ModuleType) -> None:
     opened = [0.0, 1.0, 0.0, 1.0, 1.0, 0.5, 0.0]
     drawn = [draw_portrait(480, 640, mouth_open=each) for each in opened]
@@ -198,6 +224,17 @@ def test_track_person_who_is_hidden_is_not_another_person(plugin: ModuleType) ->
     assert_tracked(plugin, [shown, shown, *[Frame(covered, None)] * 4, shown, shown])
 
 
+def test_track_hidden_person_is_not_a_person_close_by(plugin: ModuleType) -> None:
+    """Both faces are too small to be seen in the whole frame. When the person comes back, the face is found at once."""
+    person, other = Person(170, 1), Person(170, 2)
+    image = Image.new("RGB", (1080, 1920), "#8890a0")
+    image.paste(other.drawn.image, (430, 300))
+    covered = Frame(image.copy(), None)
+    image.paste(person.drawn.image.crop((0, 0, 130, 170)), (300, 300))
+    shown = Frame(image, person.mouth(300, 300), person.lips)
+    assert_tracked(plugin, [shown, shown, covered, covered, shown, shown], tolerance=0.1)
+
+
 def test_track_person_who_does_not_come_back_gives_way_to_another_person(plugin: ModuleType) -> None:
     person, other = Person(400, 1), Person(300, 2)
     both = scene((person, 100, 100), (other, 850, 200))
@@ -238,6 +275,21 @@ def test_track_small_face_in_full_body_frame(plugin: ModuleType) -> None:
         hidden.paste("#445566", (300, 100, 800, 500))
         frames[at] = Frame(hidden, None)
     assert_tracked(plugin, frames, tolerance=0.1)
+
+
+def test_track_small_face_that_crosses_the_frame_is_searched_once(
+    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = Person(180, 2)
+    frames = []
+    for left in range(40, 860, 24):
+        image = Image.new("RGB", (1080, 1920), "#8890a0")
+        image.paste(person.drawn.image, (left, 300 + left // 4))
+        frames.append(Frame(image, person.mouth(left, 300 + left // 4), person.lips))
+    plugin.startup()
+    looks = Looks(monkeypatch)
+    assert_tracked(plugin, frames)
+    assert looks.whole.call_count <= 3  # in the whole frame, then in crops around the face
 
 
 @pytest.mark.parametrize("clockwise", [30, 90, 180, 240])
