@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from .landmarker import VideoLandmarker
     from .mesh import Box, FaceMesh
 
-#: The side of a cutout by the size of the face in it: to start with, so that no other face is in it, and to follow the
-#: face, so that no edge of the cutout comes into MediaPipe's view.
-_START_MARGIN, _MARGIN = 1.7, 3.0
+#: The side of a cutout by the size of the face in it. At first the cutout is so tight that no other face is in it. Then
+#: it grows by steps, because MediaPipe, which looks at the same fractions of each cutout, would see too much of another
+#: face. To follow the face, no edge of the cutout may come into MediaPipe's view.
+_START_MARGINS, _MARGIN = (1.7, 2.2), 3.0
 
 #: A cutout stays where it is until the face has moved by this part of its size, grown by this factor, or leaned by
 #: this angle in degrees.
@@ -51,8 +52,9 @@ class FaceFollower:
         """
         self._last = face
         self.reject()
-        if self._video.find_mesh(_cutout(face, _START_MARGIN, frame).cut(frame)) is None:
-            return None
+        for margin in _START_MARGINS:
+            if self._video.find_mesh(_cutout(face, margin, frame).cut(frame)) is None:
+                return None
         return self._look(self._place(face, frame), frame)
 
     def follow(self, frame: NDArray[np.uint8]) -> FaceMesh | None:
@@ -85,8 +87,8 @@ class FaceFollower:
             self.reject()
             return None
         self._last = mesh
-        if not self._is_well_placed(mesh) and self._place(mesh, frame).turn != cutout.turn:
-            self.reject()
+        if not self._is_well_placed(mesh):
+            self._place(mesh, frame)
         return mesh
 
     def _settled_mesh(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:

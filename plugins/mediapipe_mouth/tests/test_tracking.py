@@ -228,7 +228,7 @@ def test_track_hidden_person_is_not_a_person_close_by(plugin: ModuleType) -> Non
     """Both faces are too small to be seen in the whole frame. When the person comes back, the face is found at once."""
     person, other = Person(170, 1), Person(170, 2)
     image = Image.new("RGB", (1080, 1920), "#8890a0")
-    image.paste(other.drawn.image, (430, 300))
+    image.paste(other.drawn.image, (390, 300))
     covered = Frame(image.copy(), None)
     image.paste(person.drawn.image.crop((0, 0, 130, 170)), (300, 300))
     shown = Frame(image, person.mouth(300, 300), person.lips)
@@ -277,12 +277,13 @@ def test_track_small_face_in_full_body_frame(plugin: ModuleType) -> None:
     assert_tracked(plugin, frames, tolerance=0.1)
 
 
+@pytest.mark.parametrize("speed", [6, 24])
 def test_track_small_face_that_crosses_the_frame_is_searched_once(
-    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch
+    plugin: ModuleType, monkeypatch: pytest.MonkeyPatch, speed: int
 ) -> None:
     person = Person(180, 2)
     frames = []
-    for left in range(40, 860, 24):
+    for left in range(40, 40 + 30 * speed, speed):
         image = Image.new("RGB", (1080, 1920), "#8890a0")
         image.paste(person.drawn.image, (left, 300 + left // 4))
         frames.append(Frame(image, person.mouth(left, 300 + left // 4), person.lips))
@@ -366,6 +367,17 @@ def test_open_mouth_tracker_without_a_model_returns_none(
     """The host then asks `detect_mouth`, which works as soon as the model is there."""
     monkeypatch.setenv(model_file.VARIABLE, str(tmp_path / "missing.task"))
     assert plugin.open_mouth_tracker() is None
+
+
+def test_video_landmarker_that_forgets_finds_the_face_in_another_place(model: Path) -> None:
+    video = VideoLandmarker(model.read_bytes())
+    assert video.find_mesh(view(560).pixels) is not None
+    assert video.find_mesh(view(380).pixels) is None
+    assert video.find_mesh(view(560).pixels) is not None
+    video.forget()
+    assert not video.is_tracking
+    assert video.find_mesh(view(380).pixels) is not None
+    video.close()
 
 
 def test_track_that_fails_leaves_other_trackers_working(plugin: ModuleType) -> None:
