@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import hypot
 from typing import TYPE_CHECKING
 
 from .crop import Cutout
@@ -14,20 +13,21 @@ if TYPE_CHECKING:
     from .landmarker import VideoLandmarker
     from .mesh import Box, FaceMesh
 
-#: The side of a cutout by the size of the face in it: to start with, so that no other face is in it, and to follow the
-#: face, so that no edge of the cutout comes into MediaPipe's view.
-_START_MARGIN, _MARGIN = 1.7, 3.0
+#: The side of a cutout by the size of the face in it. At first the cutout is so tight that no other face is in it. Then
+#: it grows by steps, because MediaPipe, which looks at the same fractions of each cutout, would see too much of another
+#: face. To follow the face, no edge of the cutout may come into MediaPipe's view.
+_START_MARGINS, _MARGIN = (1.7, 2.2), 3.0
 
 #: A cutout stays where it is until the face has moved by this part of its size, grown by this factor, or leaned by
 #: this angle in degrees.
 _MAX_DRIFT, _MAX_GROWTH, _MAX_LEAN = 0.35, 1.25, 60
 
-#: MediaPipe places the lips of a face that has moved by more than this part of its size since the last look up to 15 %
-#: of their width off. A second look at the same frame places them within 1 %.
+#: MediaPipe places the lips of a face that has moved or grown by more than this part of its size since the last look up
+#: to 15 % of their width off. A second look at the same frame places them within 1 %.
 _MAX_STEP = 0.1
 
-#: Looks at one frame: the face is lost, found by the detector, and measured.
-_MAX_LOOKS = 3
+#: Looks at one frame. Two are enough for a fast face, four for a face that the detector must find again.
+_MAX_LOOKS = 5
 
 
 class FaceFollower:
@@ -48,42 +48,50 @@ class FaceFollower:
         """Begin to follow `face`, which a search has found in `frame`; return a more precise mesh of the face.
 
         Returns:
-            None if the face can't be followed: MediaPipe doesn't see a face there, or sees another one.
+            None if MediaPipe doesn't see this face.
         """
-        self.forget()
-        self._video.find_mesh(_cutout(face, _START_MARGIN, frame).cut(frame))
         self._last = face
-        self._place(face, frame)
-        return self.follow(frame)
+        self.reject()
+        for margin in _START_MARGINS:
+            if self._video.find_mesh(_cutout(face, margin, frame).cut(frame)) is None:
+                return None
+        return self._look(self._place(face, frame), frame)
 
     def follow(self, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Return the mesh of the face in the next frame; None if the face isn't seen near its last place.
 
         The face may be seen again in a later frame.
         """
-        if self._cutout is None or self._last is None:
+        if self._last is None:
             return None
-        mesh = self._look(self._cutout, frame)
-        if mesh is None:
+        if self._cutout is None or not self._video.is_tracking:
+            return self.start(frame, self._last)
+        return self._look(self._cutout, frame)
+
+    def reject(self) -> None:
+        """Have the detector look for the face in the next frame: the last mesh was not that of the face."""
+        self._video.forget()
+        self._expected = None
+
+    def forget(self) -> None:
+        """Follow no face."""
+        self._last = None
+        self.reject()
+
+    def _look(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
+        """Return the mesh if it is that of the face; move the cutout for the next frame if the face has moved."""
+        mesh = self._settled_mesh(cutout, frame)
+        if mesh is None or self._last is None:
             return None
         if not mesh.box.is_same_face(self._last.box):
-            self._video.forget()
+            self.reject()
             return None
         self._last = mesh
         if not self._is_well_placed(mesh):
             self._place(mesh, frame)
         return mesh
 
-    def reject(self) -> None:
-        """Have the detector look for the face in the next frame: the last mesh was no face."""
-        self._video.forget()
-
-    def forget(self) -> None:
-        """Follow no face."""
-        self._video.forget()
-        self._cutout = self._anchor = self._last = self._expected = None
-
-    def _look(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
+    def _settled_mesh(self, cutout: Cutout, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Look at a frame until the face is where MediaPipe expected it, or no face is found."""
         pixels = cutout.cut(frame)
         mesh = None
@@ -94,7 +102,7 @@ class FaceFollower:
             expected, self._expected = self._expected, mesh.box if mesh else None
             if mesh is None and not has_expectation:
                 break
-            if mesh and expected and _distance(mesh.box, expected) < _MAX_STEP * mesh.box.size:
+            if mesh and expected and _is_near(mesh.box, expected):
                 break
         return mesh
 
@@ -104,18 +112,16 @@ class FaceFollower:
             return False
         growth = face.box.size / self._anchor.box.size
         return (
-            _distance(face.box, self._anchor.box) < _MAX_DRIFT * face.box.size
+            face.box.distance(self._anchor.box) < _MAX_DRIFT * face.box.size
             and 1 / _MAX_GROWTH < growth < _MAX_GROWTH
             and abs((face.lean - self._anchor.lean + 180) % 360 - 180) < _MAX_LEAN
         )
 
-    def _place(self, face: FaceMesh, frame: NDArray[np.uint8]) -> None:
+    def _place(self, face: FaceMesh, frame: NDArray[np.uint8]) -> Cutout:
         """Place the cutout around `face`."""
-        cutout = _cutout(face, _MARGIN, frame)
-        if self._cutout is not None and cutout.turn != self._cutout.turn:
-            self._video.forget()
-        self._cutout, self._anchor = cutout, face
+        self._cutout, self._anchor = _cutout(face, _MARGIN, frame), face
         self._expected = None  # MediaPipe looks at the same fractions of another part of the frame
+        return self._cutout
 
 
 def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:
@@ -123,6 +129,6 @@ def _cutout(face: FaceMesh, margin: float, frame: NDArray[np.uint8]) -> Cutout:
     return Cutout.around(face.box.center, margin * face.box.size, turn, frame)
 
 
-def _distance(one: Box, other: Box) -> float:
-    (x, y), (other_x, other_y) = one.center, other.center
-    return hypot(x - other_x, y - other_y)
+def _is_near(box: Box, expected: Box) -> bool:
+    step = max(box.distance(expected), abs(box.size - expected.size))
+    return step < _MAX_STEP * box.size

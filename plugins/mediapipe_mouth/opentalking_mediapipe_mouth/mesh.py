@@ -38,10 +38,14 @@ class Box(NamedTuple):
         """The length of the longer side."""
         return max(self.right - self.left, self.bottom - self.top)
 
+    def distance(self, other: Box) -> float:
+        """Return the distance of the two middles."""
+        (x, y), (other_x, other_y) = self.center, other.center
+        return hypot(x - other_x, y - other_y)
+
     def is_same_face(self, other: Box) -> bool:
         """Whether two boxes of faces overlap so much that they must show one face."""
-        (x, y), (other_x, other_y) = self.center, other.center
-        return hypot(x - other_x, y - other_y) < min(self.size, other.size) / 2
+        return self.distance(other) < min(self.size, other.size) / 2
 
 
 class Pose(NamedTuple):

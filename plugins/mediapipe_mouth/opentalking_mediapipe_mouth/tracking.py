@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import hypot, inf
+from math import inf
 from typing import TYPE_CHECKING
 
 from .crop import Cutout
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from .mesh import FaceMesh
 
 #: Least likeness of two successive frames of one scene. Frames of talking people gave 0.999, a pan over 5 % of the
-#: width from one frame to the next 0.67 to 0.82. Of different scenes, few reach 0.6.
-_MIN_SCENE_LIKENESS = 0.6
+#: width from one frame to the next 0.67 to 0.82. Of different scenes, few reach 0.6. Before a plain background, a small
+#: person who moves changes the likeness too, but no more than this part of the frame.
+_MIN_SCENE_LIKENESS, _MAX_CHANGED_PART = 0.6, 0.25
 
 #: The detector must confirm a followed face after this many seconds of video, and at once if the face looks less like
 #: it looked when it was last confirmed: something may cover the face.
-_CONFIRM_SECONDS, _MIN_FACE_LIKENESS = 0.25, 0.9
+_CONFIRM_SECONDS, _MIN_FACE_LIKENESS = 0.5, 0.9
 
-#: Seconds of video from one search of all windows to the next. Each one takes 250 ms, so they become rare while nothing
-#: is found.
+#: Seconds of video from one search of all windows to the next. A search takes 250 ms, so searches become rare while
+#: nothing is found.
 _FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.25, 2.0
 
 #: How far from its last place a lost face may be found, in sizes of the face: at once, and more for each second.
@@ -62,8 +63,7 @@ class FaceTracker:
             frame: RGB, uint8, shape (height, width, 3).
             seconds: the frame's time.
         """
-        last, self._frame = self._frame, Outline(frame)
-        if last is not None and self._frame.likeness(last) < _MIN_SCENE_LIKENESS:
+        if self._is_cut(frame):
             self._person = None
             self._follower.forget()
         face = self._follow(landmarker, frame, seconds) or self._find(landmarker, frame, seconds)
@@ -71,10 +71,18 @@ class FaceTracker:
             self._person, self._seen_at = face, seconds
         return face
 
+    def _is_cut(self, frame: NDArray[np.uint8]) -> bool:
+        """Return whether `frame` shows another scene than the frame before."""
+        last, self._frame = self._frame, Outline(frame)
+        return (
+            last is not None
+            and self._frame.likeness(last) < _MIN_SCENE_LIKENESS
+            and self._frame.changed_part(last) > _MAX_CHANGED_PART
+        )
+
     def _follow(self, landmarker: Landmarker, frame: NDArray[np.uint8], seconds: float) -> FaceMesh | None:
         face = self._follower.follow(frame)
         if face is None:
-            self._confirmed = None  # a face that appears in the old place must be confirmed
             return None
         if not self._is_confirmed(landmarker, frame, face, seconds):
             self._follower.reject()
@@ -115,14 +123,6 @@ class FaceTracker:
             return faces
         reach = (_REACH + _REACH_PER_SECOND * gap) * person.box.size
         growth = _GROWTH + _GROWTH_PER_SECOND * gap
-        near = [
-            (distance, face)
-            for face in faces
-            if (distance := _distance(face, person)) < reach and 1 / growth < face.box.size / person.box.size < growth
-        ]
-        return [face for _, face in sorted(near, key=lambda pair: pair[0])]
-
-
-def _distance(one: FaceMesh, other: FaceMesh) -> float:
-    (x, y), (other_x, other_y) = one.box.center, other.box.center
-    return hypot(x - other_x, y - other_y)
+        alike = [face for face in faces if 1 / growth < face.box.size / person.box.size < growth]
+        near = [face for face in alike if face.box.distance(person.box) < reach]
+        return sorted(near, key=lambda face: face.box.distance(person.box))
