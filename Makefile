@@ -8,7 +8,7 @@ RUN := $(VENV)/bin
 PLUGINS := fsspec_storage local_storage mediapipe_mouth s3_storage
 # More processes than cores, because tests of time limits and of dead servers wait more than they compute.
 PARALLEL := -n 4 --dist worksteal
-EDITABLE := -e '.[docs,testing]' $(PLUGINS:%=-e plugins/%)
+EDITABLE := -e '.[docs,testing,video]' $(PLUGINS:%=-e plugins/%)
 PIP_INSTALL := $(RUN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt
 BRIEFLY := sed -uE '/^(Requirement already|  |Looking in|Obtaining|Installing collected)/d'
 DEVELOPMENT := build hypothesis import-linter mypy pip-audit playwright pytest-xdist ruff schemathesis \

@@ -40,6 +40,13 @@ def make_bundles(folder: Path, count: int, preview: bytes) -> Path:
     return folder
 
 
+def add_frames(bundle: Path, count: int, size: int) -> None:
+    """Add frames of random bytes to a bundle."""
+    (bundle / "frames").mkdir()
+    for number in range(count):
+        (bundle / "frames" / f"frame_{number:05}.png").write_bytes(os.urandom(size))
+
+
 def _manifest(avatar_id: str, number: int) -> bytes:
     mouth = {"center": [0.5, 0.62], "rx": 0.08, "ry": 0.03}
     metadata = {"reference_mode": "image", "frame_dir": "frames", "animation": {"mouth": mouth}}

@@ -105,6 +105,8 @@ _HOW_MEASURED = """\
 - Latency: a separate process sends 100 GETs per second and measures from the planned moment to the last byte. This
   process, the clients that upload and the bare handler share the cores with the service. The bare handler is
   measured at the same time.
+- Files: GET of a file under /files/ and GET of a preview with the same bytes, in turn. *bundle.zip* is sent to 8
+  clients at once; the figure is what all of them receive.
 - Scan: a scan of a folder that was just written, so its pages may be in the system's cache."""
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx
 
 from . import load
-from .bundles import BASE, make_bundles, portrait_jpeg, preview_png
+from .bundles import BASE, add_frames, make_bundles, portrait_jpeg, preview_png
 from .processes import Server, bare, nginx, service, wait_for
 from .report import Row
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 SIZES = (10, 1_000, 10_000)
 MANY = 100_000
+
+#: A bundle of a video of five seconds, 25 frames a second.
+FRAMES = 125
+FRAME_BYTES = 200_000
 
 
 class Effort(NamedTuple):
@@ -73,6 +77,24 @@ def preview(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
             Request("304 on preview", f"/avatars/{BASE}/preview", "/preview.png", True),
         ]
         yield from _throughput(folder / str(count), count, requests, effort, costs)
+
+
+def files(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """Measure GET files/{path} against GET preview of the same bytes, and the throughput of bundle.zip."""
+    avatars = make_bundles(folder / "avatars", 10, preview_png())
+    add_frames(avatars / BASE, FRAMES, FRAME_BYTES)
+    file, preview, archive = (f"/avatars/{BASE}/{path}" for path in ("files/preview.png", "preview", "bundle.zip"))
+    rates: dict[str, list[load.Rate]] = {file: [], preview: [], archive: []}
+    with service(avatars) as ours:
+        wait_complete(ours, 10)
+        size = len(ours.get(archive).content)
+        for _ in range(effort.rounds):
+            for path, measured in rates.items():
+                measured.append(load.throughput(ours, path, effort.seconds))
+    what = f"GET files/{{path}}, {len(preview_png()) // 1000} KB"
+    yield _throughput_row(what, "preview", rates[file], rates[preview], 0.8)
+    speed = median(rate.per_second for rate in rates[archive]) * size / 1e6
+    yield Row(f"bundle.zip, {FRAMES} frames of {FRAME_BYTES // 1000} KB", speed, "MB/s", target=300, absolute=True)
 
 
 def _throughput(folder: Path, count: int, requests: Sequence[Request], effort: Effort, costs: Costs) -> Iterator[Row]:
@@ -268,6 +290,7 @@ def wait_complete(server: Server, count: int) -> float:
 SECTIONS = {
     "list": (list_, True),
     "preview": (preview, True),
+    "files": (files, True),
     "upload": (upload, False),
     "latency": (latency, False),
     "startup": (startup, False),

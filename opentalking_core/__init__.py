@@ -3,8 +3,9 @@
 from .bundles.bundle import AvatarBundle
 from .bundles.folder import list_avatar_dirs, load_avatar_bundle
 from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
-from .bundles.model_type import ModelType, PortraitRecipe
-from .bundles.mouth import MouthLandmarks, Point
+from .bundles.model_type import BundleMaker, ModelType, OwnMetadata, PortraitRecipe
+from .bundles.mouth import MouthLandmarks, MouthTracker, Point, mouth_metadata
+from .bundles.source import AvatarSource, BundleFile, BundleMetadata, Frame, SourceKind
 from .bundles.standard_types import STANDARD_MODEL_TYPES
 from .bundles.store import (
     MANIFEST,
@@ -42,11 +43,16 @@ __all__ = [
     "AlreadyExists",
     "AvatarBundle",
     "AvatarManifest",
+    "AvatarSource",
+    "BundleFile",
+    "BundleMaker",
+    "BundleMetadata",
     "BundleStore",
     "BundleVersion",
     "ChangeStamp",
     "FileInfo",
     "FileReader",
+    "Frame",
     "InvalidBundle",
     "InvalidManifest",
     "InvalidRequest",
@@ -54,14 +60,17 @@ __all__ = [
     "ManifestChanged",
     "ModelType",
     "MouthLandmarks",
+    "MouthTracker",
     "NotFound",
     "OpenTalkingError",
+    "OwnMetadata",
     "PluginError",
     "Point",
     "PortraitRecipe",
     "PresignedURLs",
     "Problem",
     "ReplaceableManifests",
+    "SourceKind",
     "StoreFull",
     "StoreUnavailable",
     "check_new_bundle",
@@ -73,4 +82,5 @@ __all__ = [
     "is_bundle_path",
     "list_avatar_dirs",
     "load_avatar_bundle",
+    "mouth_metadata",
 ]

@@ -62,6 +62,16 @@ class NotFound(OpenTalkingError):
     """There is no such avatar, or no such file in its bundle."""
 
 
+def no_avatar(avatar_id: str) -> NotFound:
+    """Return the error for an id that no avatar has, or that is no id."""
+    return NotFound(f"there is no avatar {shown(avatar_id)}")
+
+
+def shown(text: str) -> str:
+    """Return what a client has sent, as an error may show it: quoted, and not too long."""
+    return repr(text if len(text) <= 80 else text[:80] + "…")
+
+
 class NotDeletable(OpenTalkingError):
     """The avatar is built in or hidden and can't be deleted through the API."""
 

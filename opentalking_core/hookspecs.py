@@ -2,9 +2,9 @@
 
 A plugin is a module whose functions carry `@hookimpl`, or a class whose methods do and of which each host makes an
 instance. A plugin implements any of these hooks, and takes only those of a hook's arguments that it needs. Hooks are
-plain functions (never `async def`) that return at once, `detect_mouth` and `fetch_models` excepted: code that waits for
-a disk or a network belongs into the object that the hook returns. Every plugin is imported at every start, so import
-heavy packages inside the functions.
+plain functions (never `async def`) that return at once, `detect_mouth`, `open_mouth_tracker` and `fetch_models`
+excepted: code that waits for a disk or a network belongs into the object that the hook returns. Every plugin is
+imported at every start, so import heavy packages inside the functions.
 
 A hook that raises, or returns something else than is said here, is reported in one sentence with the plugin's name, and
 disables only what needs this plugin. Raise `PluginError` with a sentence of your own to have that sentence reported.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .bundles.model_type import ModelType
-    from .bundles.mouth import MouthLandmarks
+    from .bundles.mouth import MouthLandmarks, MouthTracker
     from .bundles.store import BundleStore
 
 hookspec = pluggy.HookspecMarker("opentalking")
@@ -57,6 +57,17 @@ def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
     Detectors are asked in this order: those named in OPENTALKING_DETECTORS; those marked `@hookimpl(tryfirst=True)`,
     such as the default one, opentalking-mediapipe-mouth; unmarked ones; those marked `trylast=True`. Within each group
     the order is alphabetical, by the plugin's name.
+    """
+
+
+@hookspec
+def open_mouth_tracker(width: int, height: int, fps: float) -> MouthTracker | None:
+    """Return a tracker for the frames of one video, or None to have `detect_mouth` asked about each frame.
+
+    Optional, for a plugin that implements `detect_mouth` too: a tracker sees the whole sequence, so it can follow one
+    person and need less time for each frame. `width` and `height` are those of the frames, in pixels; `fps` is their
+    number in a second. Called where `detect_mouth` is called, after `startup`. Several trackers may be open at once,
+    each with a video of its own. What a tracker promises: `opentalking_core.MouthTracker`.
     """
 
 

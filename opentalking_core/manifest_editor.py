@@ -14,14 +14,13 @@ from .bundles.validation import validate_bundle
 from .errors import InvalidRequest, ManifestChanged, NotChangeable, NotSupported, Overloaded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any
 
     from .bundles.manifest import AvatarManifest
     from .bundles.model_type import ModelType
     from .bundles.store import BundleStore
     from .catalog import Catalog
-    from .catalog.file_cache import FileCache
     from .metrics import Metrics
 
 #: How often to begin again if another process changes the same manifest, and the client expects no certain version.
@@ -35,7 +34,7 @@ class ManifestEditor:
         store: where the manifests are; entered before the first change.
         model_types: the known model types by name, which say what a valid manifest is.
         catalog: learns of each change.
-        files: forgets the files of changed avatars.
+        forget: drops what is cached of an avatar's files.
         metrics: where requests to the store are counted.
     """
 
@@ -44,13 +43,13 @@ class ManifestEditor:
         store: BundleStore,
         model_types: Mapping[str, ModelType],
         catalog: Catalog,
-        files: FileCache,
+        forget: Callable[[str], None],
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._model_types = model_types
         self._catalog = catalog
-        self._files = files
+        self._forget = forget
         self._metrics = metrics
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -117,7 +116,7 @@ class ManifestEditor:
             with self._catalog.local_change(), self._metrics.store_operation("replace"):
                 etag = await store.replace_manifest(avatar_id, content, before.etag)
         finally:  # even after a failure, the new manifest may be there
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
         self._catalog.changed(avatar_id, after)
         return StoredManifest(after, content, etag)
 

@@ -73,7 +73,8 @@ class Metrics:
         )
         self._operations = Histogram(
             "opentalking_store_operation_seconds",
-            "Operations of the bundle store: scan, open, create, replace, delete; outcome is ok or the error's name.",
+            "Operations of the bundle store: scan, files, open, create, replace, delete; outcome is ok or the name of"
+            " the error.",
             ("operation", "outcome"),
             buckets=_BUCKET_SECONDS,
             registry=self.registry,

@@ -9,8 +9,10 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from .avatar_maker import AvatarMaker
+from .bundle_files import BundleFiles
 from .bundles.display_name import checked_name
-from .bundles.manifest import AvatarManifest, is_avatar_id
+from .bundles.manifest import AvatarManifest, is_avatar_id, is_bundle_path
 from .bundles.reading import read_manifest
 from .bundles.store import MANIFEST, PREVIEW, ChangeStamp, PresignedURLs
 from .catalog.file_cache import CachedFile, FileCache
@@ -23,13 +25,16 @@ from .errors import (
     NotFound,
     Overloaded,
     StoreUnavailable,
+    no_avatar,
+    shown,
 )
 from .health import assess_health
 from .manifest_editor import ManifestEditor
 from .metrics import Metrics
 from .portrait_intake import PortraitIntake
-from .portraits.custom_avatar import candidate_ids, custom_manifest
-from .portraits.picture import measure_size, prepare_portrait
+from .portraits.custom_avatar import candidate_ids
+from .scratch import sweep_scratch_folders
+from .source_intake import SourceIntake
 from .store_connection import StoreConnection
 from .thumbnail_cache import ThumbnailCache
 from .upload_slots import UploadSlots
@@ -37,11 +42,11 @@ from .workers.pool import WorkerPool
 from .workers.threads import ThreadRunner
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
     from contextlib import AbstractContextManager
 
+    from .avatar_maker import OnProgress, Source
     from .bundles.manifest import AvatarSummary
-    from .bundles.model_type import PortraitRecipe
     from .bundles.reading import StoredManifest
     from .bundles.store import FileReader
     from .catalog import Catalog, Listing, ListingPage, ListingQuery
@@ -62,6 +67,9 @@ MAX_ID_ATTEMPTS = 1000
 #: How long the URL works that sends a client to the store for a preview.
 _PRESIGNED_URL_SECONDS = 300.0
 
+#: Time that a worker may take for each frame of a video. A detector that is as slow as this is still useful.
+_SECONDS_PER_FRAME = 1.0
+
 
 class AvatarService:
     """Lists, reads, makes, changes and deletes avatars. An async context manager; one per process and event loop.
@@ -81,7 +89,6 @@ class AvatarService:
         self._host = host
         self._now = now or _utc_now
         self._store, self._store_plugin = host.open_bundle_store(settings.avatars_dir)
-        self._model_types = host.model_types()
         self.metrics = Metrics()
         workers, time_limit = settings.portrait_workers, settings.portrait_time_limit
         threads = ThreadRunner(time_limit)
@@ -90,6 +97,13 @@ class AvatarService:
         # slots of their own, so that thumbnails don't wait for uploads.
         slots = 2 * max(workers, 1)
         self._portraits = PortraitIntake(settings, host, self._runner, threads, slots, self.metrics)
+        # Videos have workers of their own, so that portraits don't wait for videos.
+        video_limit = time_limit + settings.video_max_frames * _SECONDS_PER_FRAME
+        video_threads = ThreadRunner(video_limit)
+        self._video_runner: Runner = WorkerPool(max(1, workers - 1), video_limit) if workers else video_threads
+        sources = SourceIntake(settings, host, self._video_runner, video_threads, self.metrics)
+        model_types = host.model_types()
+        self._maker = AvatarMaker(model_types, self._portraits, sources)
         self._catalog: Catalog = ScanningCatalog(self._store, settings.refresh_seconds, self.metrics)
         self.metrics.avatars.set_function(lambda: self._catalog.status().avatars)
         self._connection = StoreConnection(self._store, self._catalog.start)
@@ -97,12 +111,17 @@ class AvatarService:
         # Without a change stamp, other processes' changes are only seen by scanning, so cached files may be as stale as
         # the list. Checking more often would cost backend requests.
         max_age = 1.0 if isinstance(self._store, ChangeStamp) else max(1.0, settings.refresh_seconds)
-        self._files = FileCache(self._store, cache_bytes * 3 // 4, self._catalog.change_stamp, max_age, self.metrics)
-        self._editor = ManifestEditor(self._store, self._model_types, self._catalog, self._files, self.metrics)
+        stamp = self._catalog.change_stamp
+        self._files = FileCache(self._store, cache_bytes * 3 // 4, stamp, max_age, self.metrics)
+        other_files = FileCache(self._store, cache_bytes // 8, stamp, max_age, self.metrics)
+        #: the files of each bundle
+        self.bundle_files = BundleFiles(self._store, self._connection, other_files, self.metrics)
+        self._editor = ManifestEditor(self._store, model_types, self._catalog, self._forget, self.metrics)
         self._upload_slots = UploadSlots(settings.upload_queue, self.metrics.uploads)
-        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 4)
+        self._thumbnails = ThumbnailCache(self._runner, slots, cache_bytes // 8)
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(sweep_scratch_folders)
         try:
             await self._connection.open()
         except StoreUnavailable as error:  # the store may come up later; until then each request says that it is down
@@ -114,6 +133,7 @@ class AvatarService:
             stack.callback(self._host.shutdown)
             stack.push_async_callback(self._connection.close)
             stack.push_async_callback(self._runner.close)
+            stack.push_async_callback(self._video_runner.close)
             stack.push_async_callback(self._catalog.stop)
 
     async def listing(self) -> Listing:
@@ -155,6 +175,20 @@ class AvatarService:
         async with self._file(avatar_id, PREVIEW) as file:
             yield file
 
+    async def source_video(self, avatar_id: str) -> str:
+        """Return the path of the video from which an avatar was made, in its bundle.
+
+        Raises:
+            NotFound: there is no such avatar, or its manifest names no such video.
+            StoreUnavailable: try again.
+        """
+        async with self.manifest(avatar_id) as file:
+            data = file.data if isinstance(file, CachedFile) else await file.read()
+        path = AvatarManifest.parse(data).metadata.get("source_video")
+        if not (isinstance(path, str) and is_bundle_path(path)):
+            raise NotFound(f"the manifest of avatar {avatar_id!r} names no source video in its bundle")
+        return path
+
     async def preview_url(self, avatar_id: str) -> str | None:
         """Return the store's own URL of a preview, or None if clients aren't to be sent there.
 
@@ -168,7 +202,7 @@ class AvatarService:
         try:
             return await self._store.presigned_url(avatar_id, PREVIEW, _PRESIGNED_URL_SECONDS)
         except NotFound:
-            raise NotFound(f"there is no avatar {_shown(avatar_id)}, or it has no {PREVIEW}") from None
+            raise NotFound(f"there is no avatar {shown(avatar_id)}, or it has no {PREVIEW}") from None
 
     async def thumbnail(self, avatar_id: str, width: int, image_format: ThumbnailFormat) -> CachedFile | None:
         """Return an avatar's preview, at most `width` pixels wide.
@@ -190,47 +224,39 @@ class AvatarService:
         async with self.preview(avatar_id) as preview:
             return await self._thumbnails.get(avatar_id, preview, width, image_format)
 
-    async def create(self, name: str, base_avatar_id: str, image: bytes) -> AvatarSummary:
-        """Make a new avatar from a portrait: driven like the base, with its mouth located.
+    async def create(
+        self, name: str, base_avatar_id: str, source: Source, on_progress: OnProgress | None = None
+    ) -> AvatarSummary:
+        """Make a new avatar from a portrait or a video: driven like the base, with its mouth located.
+
+        A cancellation ends the work, and nothing is written.
 
         Args:
             name: for people to read; 1 to MAX_NAME_CHARACTERS characters.
             base_avatar_id: the avatar whose manifest is the template.
-            image: a JPEG, PNG or WebP.
+            source: the bytes of a JPEG, PNG or WebP, or the file of a video.
+            on_progress: called on the event loop a few times a second while a video is worked on.
 
         Raises:
-            InvalidRequest: the name is blank or too long, the base is not usable, or the picture can't be read.
+            InvalidRequest: the name is blank or too long, the base is not usable, or the source can't be read.
             NotFound: there is no such base.
             StoreFull, StoreUnavailable, Overloaded, WorkersUnavailable: nothing was written.
         """
         name = checked_name(name)
         base = await self._base_manifest(base_avatar_id)
-        recipe = self._portrait_recipe(base_avatar_id, base)
-        portrait, mouth = await self._portraits.process(image, prepare_portrait)
-        report = await self._portraits.report((portrait.width, portrait.height), mouth)
-        manifest = custom_manifest(base_avatar_id, base, recipe, name, portrait, mouth, report)
-        pictures = dict.fromkeys(recipe.picture_paths, portrait.png)
-        try:
-            avatar_id, manifest = await self._store_under_free_id(name, manifest, pictures)
-        except InvalidManifest as error:
-            raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
+        async with self._maker.make(name, base_avatar_id, base, source, on_progress) as made:
+            try:
+                avatar_id, manifest = await self._store_under_free_id(name, made.manifest, made.files)
+            except InvalidManifest as error:
+                raise InvalidRequest(f"the base avatar {base_avatar_id!r} can't be used: {error}") from None
         self._catalog.created(avatar_id, manifest)
-        log.info("made avatar %s; mouth %s", avatar_id, f"found by {mouth.detector}" if mouth else "not found")
+        log.info(
+            "made avatar %s; mouth %s", avatar_id, f"found by {made.mouth.detector}" if made.mouth else "not found"
+        )
         return manifest.summary(avatar_id)
 
-    def _portrait_recipe(self, base_avatar_id: str, base: AvatarManifest) -> PortraitRecipe:
-        """Return how a bundle of the base's model type is made from a portrait. Raise InvalidRequest if it can't be."""
-        model_type = self._model_types.get(base.model_type)
-        recipe = model_type.portrait_recipe if model_type else None
-        if recipe is None:
-            usable = ", ".join(sorted(n for n, model_type in self._model_types.items() if model_type.portrait_recipe))
-            raise InvalidRequest(
-                f"the base avatar {base_avatar_id!r} is of model type {base.model_type!r}; a portrait needs {usable}"
-            )
-        return recipe
-
     async def _store_under_free_id(
-        self, name: str, manifest: AvatarManifest, pictures: Mapping[str, bytes]
+        self, name: str, manifest: AvatarManifest, content: Mapping[str, bytes | AsyncIterable[bytes]]
     ) -> tuple[str, AvatarManifest]:
         """Create the bundle under the first free id for `name`; return that id, and the manifest with it.
 
@@ -240,7 +266,7 @@ class AvatarService:
         """
         for avatar_id in itertools.islice(candidate_ids(name, self._now()), MAX_ID_ATTEMPTS):
             manifest = manifest.model_copy(update={"id": avatar_id})
-            files = {**pictures, MANIFEST: manifest.to_json()}
+            files = {**content, MANIFEST: manifest.to_json()}
             try:
                 with self._catalog.local_change(), self.metrics.stage("store"), self.metrics.store_operation("create"):
                     await self._store.create(avatar_id, files)
@@ -249,18 +275,18 @@ class AvatarService:
             return avatar_id, manifest
         raise Overloaded(f"{MAX_ID_ATTEMPTS} avatars of this name were made within a moment; try again", retry_after=1)
 
-    async def check(self, image: bytes) -> PortraitReport:
-        """Report whether a portrait is fit to be an avatar. Nothing is stored.
+    async def check(self, source: Source, on_progress: OnProgress | None = None) -> PortraitReport:
+        """Report whether a portrait or a video is fit to be an avatar. Nothing is stored.
 
         Args:
-            image: a JPEG, PNG or WebP.
+            source: the bytes of a JPEG, PNG or WebP, or the file of a video.
+            on_progress: called on the event loop a few times a second while a video is worked on.
 
         Raises:
-            InvalidRequest: the picture can't be read.
+            InvalidRequest: the source can't be read.
             WorkersUnavailable: try again.
         """
-        size, mouth = await self._portraits.process(image, measure_size)
-        return await self._portraits.report(size, mouth)
+        return await self._maker.check(source, on_progress)
 
     def upload_slot(self) -> AbstractContextManager[None]:
         """Hold a slot for an upload, from its first byte to its answer. Raise Overloaded if all are taken."""
@@ -277,7 +303,7 @@ class AvatarService:
         try:
             manifest = await self._manifest(avatar_id)
         except NotFound:  # another process may have deleted it
-            self._files.forget(avatar_id)
+            self._forget(avatar_id)
             raise
         if manifest.is_hidden:
             raise NotDeletable(f"avatar {avatar_id!r} is hidden and can't be deleted")
@@ -288,10 +314,10 @@ class AvatarService:
                 with self._catalog.local_change(), self.metrics.store_operation("delete"):
                     await self._store.delete(avatar_id)
             except NotFound:  # another process has deleted it meanwhile
-                self._files.forget(avatar_id)
+                self._forget(avatar_id)
                 self._catalog.deleted(avatar_id)
-                raise _no_avatar(avatar_id) from None
-            self._files.forget(avatar_id)
+                raise no_avatar(avatar_id) from None
+            self._forget(avatar_id)
             self._catalog.deleted(avatar_id)
         log.info("deleted avatar %s", avatar_id)
 
@@ -310,12 +336,17 @@ class AvatarService:
         try:
             version = await self._editor.change(avatar_id, patch, expected_etags)
         except NotFound:
-            self._files.forget(avatar_id)
-            raise _no_avatar(avatar_id) from None
+            self._forget(avatar_id)
+            raise no_avatar(avatar_id) from None
         except InvalidManifest as error:
             raise _unusable(avatar_id, error) from None
         log.info("changed avatar %s", avatar_id)
         return version
+
+    def _forget(self, avatar_id: str) -> None:
+        """Drop the cached files of a changed or deleted avatar."""
+        self._files.forget(avatar_id)
+        self.bundle_files.forget(avatar_id)
 
     async def health(self) -> Health:
         """Return which store and detectors are in use and whether each works: the body of GET /health."""
@@ -343,7 +374,7 @@ class AvatarService:
         try:
             return await read_manifest(self._store, avatar_id)
         except NotFound:
-            raise _no_avatar(avatar_id) from None
+            raise no_avatar(avatar_id) from None
         except InvalidManifest as error:
             raise _unusable(avatar_id, error) from None
 
@@ -357,7 +388,7 @@ class AvatarService:
                 file = await stack.enter_async_context(self._files.open(avatar_id, path, check))
             except NotFound:
                 missing = "" if path == MANIFEST else f", or it has no {path}"
-                raise NotFound(f"there is no avatar {_shown(avatar_id)}{missing}") from None
+                raise NotFound(f"there is no avatar {shown(avatar_id)}{missing}") from None
             except InvalidManifest as error:
                 raise _unusable(avatar_id, error) from None
             yield file
@@ -373,20 +404,12 @@ class AvatarService:
     async def _prepare_access(self, avatar_id: str) -> None:
         """Connect to the store. Raise NotFound for what isn't an id: stores are only asked for well-formed ids."""
         if not is_avatar_id(avatar_id):
-            raise _no_avatar(avatar_id)
+            raise no_avatar(avatar_id)
         await self._connection.open()
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def _shown(avatar_id: str) -> str:
-    return repr(avatar_id if len(avatar_id) <= 80 else avatar_id[:80] + "…")
-
-
-def _no_avatar(avatar_id: str) -> NotFound:
-    return NotFound(f"there is no avatar {_shown(avatar_id)}")
 
 
 def _unusable(avatar_id: str, error: InvalidManifest) -> NotFound:

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     custom_avatar_max_height: int = Field(
         default=1920, ge=16, le=16384, description="Portraits are fitted into this height."
     )
+    video_max_frames: int = Field(
+        default=250, ge=1, le=100_000, description="Frames of a video that become an avatar, from its start."
+    )
     plugins: Names = Field(default=(), description="One-file plugins to load, comma-separated paths.")
     disable_plugins: Names = Field(
         default=(), description="Plugins not to import, comma-separated names; built-in plugins too."
@@ -64,7 +67,10 @@ class Settings(BaseSettings):
         description="Whether to redirect clients to the store's own URL for a preview, if the store has such URLs.",
     )
     cache_mb: int = Field(
-        default=64, ge=1, le=65536, description="Memory for manifests, previews and thumbnails, in MiB per process."
+        default=64,
+        ge=1,
+        le=65536,
+        description="Memory for manifests, previews, thumbnails and other small files, in MiB per process.",
     )
     portrait_time_limit: float = Field(
         default=20.0,

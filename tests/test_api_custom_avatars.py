@@ -411,10 +411,12 @@ def test_create_accepts_background_removal_that_is_off(post_portrait: PostPortra
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["video first", "video last"])
-def test_create_rejects_video(service: httpx.Client, base: str, portrait: bytes, first: bool) -> None:
+def test_create_rejects_image_together_with_video(
+    service: httpx.Client, base: str, portrait: bytes, first: bool
+) -> None:
     form = {"name": b"Alice", "base_avatar_id": base.encode(), "image": portrait}
     form = {"video": b"mp4", **form} if first else {**form, "video": b"mp4"}
-    assert_refused(service.post("/avatars/custom", content=form_body(form), headers=FORM), 400, "video")
+    assert_refused(service.post("/avatars/custom", content=form_body(form), headers=FORM), 400, "send one of them")
     assert_nothing_made(service)
 
 
@@ -510,9 +512,15 @@ def unfinished_upload(service: httpx.Client, headers: str, body: bytes) -> tuple
 
 
 def test_create_rejects_large_content_length_before_the_body(service: httpx.Client) -> None:
-    for length in (12 * MiB, 1024**3, 10**15):
+    for length in (202 * MiB, 1024**3, 10**15):
         status, detail = unfinished_upload(service, f"Content-Length: {length}", b"--frontier")
-        assert (status, "10 MB" in detail) == (413, True)
+        assert (status, "200 MB" in detail) == (413, True)
+
+
+def test_create_rejects_large_image_before_its_content(service: httpx.Client, base: str) -> None:
+    start = form_body({"name": b"Alice", "base_avatar_id": base.encode(), "image": b"x"})[:-17] + bytes(READ_AHEAD)
+    status, detail = unfinished_upload(service, f"Content-Length: {12 * MiB}", start)
+    assert (status, "10 MB" in detail) == (413, True)
 
 
 def test_create_rejects_image_one_byte_too_large_before_the_rest(service: httpx.Client, base: str) -> None:
@@ -531,9 +539,7 @@ def test_create_rejects_chunked_body_once_too_large(service: httpx.Client, base:
 
 
 def test_create_limits_ignored_fields(service: httpx.Client, base: str) -> None:
-    start = form_body({"name": b"Alice", "base_avatar_id": base.encode(), "junk": bytes(LIMIT + MiB + READ_AHEAD)})[
-        :-17
-    ]
+    start = form_body({"name": b"Alice", "base_avatar_id": base.encode(), "junk": bytes(MiB + READ_AHEAD)})[:-17]
     chunk = f"{len(start):x}\r\n".encode() + start + b"\r\n"
     assert unfinished_upload(service, "Transfer-Encoding: chunked", chunk)[0] == 413
 

@@ -129,9 +129,11 @@ def test_changed_manifest_is_read_at_once_without_a_change_stamp() -> None:
     store.put("alice", **PEER)
     with serve(store, refresh_seconds=3600) as client:
         for name in ("Alice", "Bea"):
-            assert client.get("/avatars/alice").json()["name"] != name
+            for path in ("/avatars/alice", "/avatars/alice/files/manifest.json"):
+                assert client.get(path).json()["name"] != name
             patch(client, "/avatars/alice", {"name": name})
-            assert client.get("/avatars/alice").json()["name"] == name
+            for path in ("/avatars/alice", "/avatars/alice/files/manifest.json"):
+                assert client.get(path).json()["name"] == name
             assert names(client) == {"alice": name}
 
 

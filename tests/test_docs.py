@@ -111,6 +111,15 @@ def _finds_mouths(host: PluginHost, _: types.ModuleType) -> None:
     assert host.detect_mouth("example", np.zeros((8, 8, 3), np.uint8)) is None
 
 
+def _tracks_mouths(host: PluginHost, _: types.ModuleType) -> None:
+    tracker = host.open_mouth_tracker("example", 8, 8, 25.0)
+    bright, dark = np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    tracked = [tracker.track(image, at / 25) for at, image in enumerate((bright, bright, dark, bright))]
+    assert tracked[0] is tracked[1]
+    assert [found is not None for found in tracked] == [True, True, False, True]
+    tracker.close()
+
+
 def _adds_a_model_type(host: PluginHost, _: types.ModuleType) -> None:
     from opentalking_core.testing.model_types import bundle
 
@@ -159,6 +168,7 @@ def _stops(host: PluginHost, module: types.ModuleType) -> None:
 EXAMPLES: dict[str, Callable[[PluginHost, types.ModuleType], None]] = {
     "open_bundle_store": _opens_its_urls,
     "detect_mouth": _finds_mouths,
+    "open_mouth_tracker": _tracks_mouths,
     "register_model_types": _adds_a_model_type,
     "authorize": _decides,
     "can_authorize": _says_that_it_can_authorize,
@@ -176,7 +186,7 @@ def test_guide_example_of_a_hook_works(hook: str, tmp_path: Path) -> None:
     module.__file__ = str(tmp_path / "example.py")
     exec(compile(code, module.__file__, "exec"), module.__dict__)
     host = PluginHost().register(module, "example")
-    assert host.plugins()[0].hooks == (hook,)
+    assert host.plugins()[0].hooks == (("detect_mouth", hook) if hook == "open_mouth_tracker" else (hook,))
     EXAMPLES[hook](host, module)
 
 

@@ -45,8 +45,11 @@ def fails_midway() -> Any:
 
 
 def plugin(hook: str, function: Callable[[], object]) -> object:
-    """Return a plugin that implements one hook."""
-    return type("Plugin", (), {hook: staticmethod(hookimpl(function))})()
+    """Return a plugin that implements one hook, and `detect_mouth` if that hook needs it."""
+    hooks: dict[str, Callable[..., object]] = {hook: function}
+    if hook == "open_mouth_tracker":
+        hooks["detect_mouth"] = returns(None)
+    return type("Plugin", (), {name: staticmethod(hookimpl(each)) for name, each in hooks.items()})()
 
 
 def model_type(name: object = "lips", **other: object) -> object:
@@ -87,6 +90,16 @@ class RaisingScan(NoCreate):
     @property
     def scan(self) -> object:  # type: ignore[override]
         raise OSError("gone")
+
+
+class RaisingTracker:
+    """A tracker whose method can't be looked up."""
+
+    @property
+    def track(self) -> object:
+        raise OSError("gone")
+
+    def close(self) -> None: ...
 
 
 class Fault(NamedTuple):
@@ -165,6 +178,22 @@ FAULTS = {
         "can_authorize", returns("yes"), "can_authorize returned str, not True, False or None"
     ),
     "mouth is a str": Fault("detect_mouth", returns("lips"), "detect_mouth returned str, not MouthLandmarks or None"),
+    "tracker raises": Fault("open_mouth_tracker", raises(KeyError("k")), "open_mouth_tracker raised KeyError: 'k'"),
+    "tracker exits": Fault("open_mouth_tracker", raises(SystemExit("no")), "open_mouth_tracker called sys.exit('no')"),
+    "tracker refuses": Fault("open_mouth_tracker", raises(PluginError("no model")), "no model"),
+    "tracker is a str": Fault(
+        "open_mouth_tracker",
+        returns("lips"),
+        "open_mouth_tracker returned str, not a mouth tracker: it lacks track and close",
+    ),
+    "tracker lacks close": Fault(
+        "open_mouth_tracker",
+        returns(SimpleNamespace(track=print)),
+        "open_mouth_tracker returned SimpleNamespace, not a mouth tracker: it lacks close",
+    ),
+    "tracker with a raising method": Fault(
+        "open_mouth_tracker", returns(RaisingTracker()), "a mouth tracker's `track` raised OSError: gone"
+    ),
     "fetch raises": Fault("fetch_models", raises(OSError("full")), "fetch_models raised OSError: full"),
     "fetch exits": Fault("fetch_models", raises(SystemExit("no")), "fetch_models called sys.exit('no')"),
     "fetch gives up": Fault("fetch_models", raises(PluginError("download it by hand")), "download it by hand"),
@@ -203,6 +232,10 @@ def sentence_about(host: PluginHost, hook: str, logged: Callable[[], list[str]])
         case "detect_mouth":
             with pytest.raises(PluginError) as caught:
                 host.detect_mouth("somebodys", PICTURE)
+            return str(caught.value)
+        case "open_mouth_tracker":
+            with pytest.raises(PluginError) as caught:
+                host.open_mouth_tracker("somebodys", 4, 4, 25.0)
             return str(caught.value)
         case "fetch_models":
             ((name, result),) = [(name, found) for name, found in host.fetch_models() if name == "somebodys"]

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from PIL import Image
 from opentalking_core.testing.running import running_service
 
 from .helpers.browser import running_chromium
+from .helpers.videos import make_video, talking_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import httpx
     from playwright.sync_api import Browser, Page
 
+    from opentalking_core import MouthLandmarks
     from opentalking_core.testing.fixtures import FakeMouth, PutBundle
 
 HOSTILE = "<img src=x onerror=alert(1)><b>Bob</b>"
@@ -233,7 +236,7 @@ def test_avatar_without_mouth_says_so(
     fill_in(page, photo)
     wait_text(page, "#check-failed", "No face was found")
     page.get_by_role("button", name="Create avatar").click()
-    wait_text(page, "#detail-mouth", "No mouth was found in the photo")
+    wait_text(page, "#detail-mouth", "No mouth was found, so the manifest has none.")
     assert page.locator("#detail-outlines polygon").count() == 0
 
 
@@ -281,14 +284,14 @@ def test_errors_show_as_sentences(
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     page.set_input_files("#photo", text)
-    wait_text(page, "#create-error", "“notes.txt” is not a JPEG, PNG or WebP picture.")
+    wait_text(page, "#create-error", "“notes.txt” is neither a JPEG, PNG or WebP picture nor an MP4")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     page.set_input_files("#photo", broken)
     wait_text(page, "#create-error", "“broken.png” can’t be read as a picture.")
     page.get_by_label("Name", exact=True).fill("Alice")
     page.get_by_role("button", name="Create avatar").click()
-    wait_text(page, "#create-error", "Choose a photo first.")
+    wait_text(page, "#create-error", "Choose a photo or a video first.")
 
     page.set_input_files("#photo", photo)
     page.evaluate("document.querySelector('#base option').value = 'gone'")  # deleted by somebody else meanwhile
@@ -301,6 +304,67 @@ def test_errors_show_as_sentences(
 
     page.goto(page.url + "#/nobody")
     wait_text(page, "#detail-error", "There is no avatar 'nobody'.")
+
+
+def test_video_becomes_an_avatar_with_frames_to_look_at(
+    open_page: Callable[..., Page], base: str, fake_mouth: FakeMouth, tmp_path: Path
+) -> None:
+    video = make_video(tmp_path / "talking.webm", talking_frames(30, 96, 128), codec="libvpx")
+    found = fake_mouth.landmarks
+    fake_mouth.__class__ = type(
+        "Late", (type(fake_mouth),), {"landmarks": property(lambda mouth: found if len(mouth.shapes) > 10 else None)}
+    )
+    page = open_page()
+    page.get_by_role("button", name="New avatar").click()
+    page.set_input_files("#photo", video)
+    page.wait_for_function("() => document.querySelector('#video-preview').readyState >= 2")
+    assert not page.locator("#check").is_visible(), "a check would send the video twice"
+    page.get_by_label("Name", exact=True).fill("Alice")
+    page.get_by_role("button", name="Create avatar").click()
+    wait_text(page, "#detail-mouth", "The avatar is ready. The mouth was found by fake_mouth, in 20 of 30 frames.")
+    wait_text(page, "#frame-number", "Frame 1 of 30")
+    assert "30, 1.2 seconds" in page.locator("#detail-facts").inner_text()
+    assert page.locator("#strip button").count() == 12
+    page.get_by_role("button", name="Frame 3", exact=True).click()
+    wait_text(page, "#detail-mouth", "No mouth was found in this frame.")
+    assert page.locator("#detail-outlines polygon").count() == 0
+    assert page.locator("#detail-image").get_attribute("src").endswith("/files/frames/frame_00002.jpg")
+    page.locator("#frame").focus()
+    page.keyboard.press("End")
+    wait_text(page, "#frame-number", "Frame 30 of 30")
+    wait_text(page, "#detail-mouth", "The mouth was found in this frame.")
+    assert page.locator("#detail-outlines .outer-lip").count() == 1
+
+
+def test_progress_of_a_video_is_shown_and_failure_is_told(
+    open_page: Callable[..., Page], base: str, fake_mouth: FakeMouth, tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+    found = fake_mouth.landmarks
+
+    def wait_at_the_eighth(mouth: FakeMouth) -> MouthLandmarks | None:
+        if len(mouth.shapes) == 8:
+            go_on.wait(20)
+        return found
+
+    fake_mouth.__class__ = type("Slow", (type(fake_mouth),), {"landmarks": property(wait_at_the_eighth)})
+    video = make_video(tmp_path / "talking.mp4", talking_frames(10, 96, 128))
+    page = open_page()
+    page.get_by_role("button", name="New avatar").click()
+    page.set_input_files("#photo", video)
+    page.get_by_label("Name", exact=True).fill("Alice")
+    page.get_by_role("button", name="Create avatar").click()
+    wait_text(page, "#progress-text", "of 10 frames")
+    go_on.set()
+    wait_text(page, "#detail-mouth", "The avatar is ready.")
+    page.keyboard.press("Escape")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(video.read_bytes()[:300])
+    page.get_by_role("button", name="New avatar").click()
+    page.set_input_files("#photo", broken)
+    page.get_by_label("Name", exact=True).fill("Bob")
+    page.get_by_role("button", name="Create avatar").click()
+    wait_text(page, "#create-error", "The video")
 
 
 def test_failed_list_can_be_loaded_again(open_page: Callable[..., Page], base: str) -> None:

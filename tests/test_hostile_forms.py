@@ -200,7 +200,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "a part with an endless header": (400, "incomplete body part headers"),
     "an endless name of a field": (400, "incomplete body part headers"),
     "a large text field": (413, "the field name has more than 8192 bytes"),
-    "a large field that is ignored": (413, "the image exceeds 10 MB; send a smaller one"),
+    "a large field that is ignored": (413, "the fields that are not used exceed 1 MB; leave them out"),
     "another disposition": (400, "the field image is repeated"),
     "a name twice": (400, "the field name is repeated"),
     "a name of bytes": (400, "the name of a field or of its file is not UTF-8 text"),

@@ -24,6 +24,7 @@ from opentalking_core.testing.fixtures import FakeMouth, example_manifest
 from opentalking_core.testing.running import running_service
 
 from .helpers.browser import running_chromium
+from .helpers.http import let_tags_settle
 from .helpers.stores import WatchedStore, serve
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 jsonschema_rs = pytest.importorskip("jsonschema_rs", reason="comes with schemathesis")
 
 HERE = Path(__file__).parent
+
+#: What can be read of an avatar, below /avatars/{avatar_id}.
+BELOW_AN_AVATAR = ("", "/preview", "/preview-video", "/files", "/files/{path}", "/bundle.zip")
 
 #: Bounds a hanging run. A run takes 20 seconds on an idle machine, and ten times that on a busy one.
 SCHEMATHESIS_SECONDS = 900
@@ -138,6 +142,10 @@ class Broken:
             def open(self, avatar_id: str, path: str) -> Any:
                 raise failure
 
+            async def files(self, avatar_id: str) -> Any:
+                raise failure
+                yield
+
             async def scan(self) -> Any:
                 raise failure
                 yield
@@ -176,7 +184,9 @@ def test_responses_are_the_documented_ones(
     document: dict[str, Any], service: httpx.Client, post_portrait: PostPortrait, put_bundle: PutBundle
 ) -> None:
     """Every documented status occurs, except 408, which takes long (test_hostile_clients.py), and no other status."""
-    put_bundle("custom-old", {"metadata": {"custom_avatar": True}}, {"preview.png": b"x"})
+    metadata = {"custom_avatar": True, "source_video": "a.mp4"}
+    put_bundle("custom-old", {"metadata": metadata}, {"preview.png": b"x", "a.mp4": b"video"})
+    let_tags_settle()
     met: set[tuple[str, str, int]] = set()
 
     def ask(client: httpx.Client, method: str, path: str, template: str = "", **request: Any) -> None:
@@ -186,10 +196,10 @@ def test_responses_are_the_documented_ones(
             assert set(answer.json()) == {"detail"}, answer.text
 
     def ask_all(client: httpx.Client, avatar_id: str = "custom-old", **request: Any) -> None:
-        one, preview = "/avatars/{avatar_id}", "/avatars/{avatar_id}/preview"
         ask(client, "GET", "/avatars", **request)
-        ask(client, "GET", f"/avatars/{avatar_id}", one, **request)
-        ask(client, "GET", f"/avatars/{avatar_id}/preview", preview, **request)
+        for below in BELOW_AN_AVATAR:
+            path = f"{one}{below}"
+            ask(client, "GET", f"/avatars/{avatar_id}{below.format(path='a.mp4')}", path, **request)
         ask(client, "PATCH", f"/avatars/{avatar_id}", one, json={"name": "Bea"}, **request)
         ask(client, "DELETE", f"/avatars/{avatar_id}", one, **request)
         ask(client, "GET", "/metrics", **request)
@@ -200,15 +210,15 @@ def test_responses_are_the_documented_ones(
         ask(client, "POST", "/avatars/check", files={"image": ("a.png", portrait)}, **request)
 
     portrait = draw_png()
-    one, preview = "/avatars/{avatar_id}", "/avatars/{avatar_id}/preview"
-    for path, template in (("/avatars", ""), ("/avatars/custom-old", one), ("/openapi.json", "")):
-        ask(service, "GET", path, template, headers={"If-None-Match": "*"})
-    ask(service, "GET", "/avatars/custom-old/preview", preview, headers={"If-None-Match": "*"})
-    for path, template in (("/avatars/custom-old", one), ("/avatars/custom-old/preview", preview)):
-        ask(service, "GET", path, template, headers={"Range": "bytes=0-0"})
-        ask(service, "GET", path, template, headers={"Range": "bytes=99999-"})
+    one = "/avatars/{avatar_id}"
+    for path in ("/avatars", "/openapi.json"):
+        ask(service, "GET", path, headers={"If-None-Match": "*"})
+    for below in BELOW_AN_AVATAR:
+        path, template = f"/avatars/custom-old{below.format(path='a.mp4')}", f"{one}{below}"
+        for headers in ({"If-None-Match": "*"}, {"Range": "bytes=0-0"}, {"Range": "bytes=99999-"}):
+            ask(service, "GET", path, template, headers=headers)
     ask(service, "GET", "/avatars?limit=0", "/avatars")
-    ask(service, "GET", "/avatars/custom-old/preview?width=1", preview)
+    ask(service, "GET", "/avatars/custom-old/preview?width=1", f"{one}/preview")
     ask(service, "DELETE", "/avatars/demo-wav2lip", one)
     ask(service, "PATCH", "/avatars/demo-wav2lip", one, json={"name": "x"})
     ask(service, "PATCH", "/avatars/custom-old", one, json={"id": "x"})
@@ -239,7 +249,8 @@ def test_responses_are_the_documented_ones(
     documented = statuses(document)
     assert met - documented == set()
     unmet = {entry for entry in documented - met if entry[2] not in (307, 408, 500)}
-    assert unmet == {("POST", "/avatars/check", 503)}  # a full queue: tests/test_api_custom_avatars.py
+    # A full queue: tests/test_api_custom_avatars.py. A full temporary folder: tests/test_api_videos.py.
+    assert unmet == {("POST", "/avatars/check", 503), ("POST", "/avatars/check", 507)}
     assert {status for _, _, status in met} >= {*map(int, STATUS.values()), 401, 416, 500}
 
 

@@ -14,7 +14,6 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pebble
@@ -27,10 +26,12 @@ from opentalking_core.workers.runner import WorkerCrashed
 from opentalking_core.workers.threads import ThreadRunner
 from opentalking_core.workers.worker_process import MAX_WORKER_MEMORY_BYTES, WORKER_NICENESS
 
+from .helpers.processes import is_alive
 from .helpers.stores import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -70,13 +71,6 @@ def _allocate(size: int) -> int:
     return len(bytearray(size))
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_idle_workers_are_replaced_after_kill() -> None:
     """A system that is out of memory kills processes like this."""
 
@@ -97,7 +91,7 @@ def test_call_succeeds_at_once_though_all_idle_workers_were_killed() -> None:
             pids = set(await asyncio.gather(*(pool.run(_pid_after, 0.4) for _ in range(3))))
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not any(map(_is_alive, pids)))
+            wait_until(lambda: not any(map(is_alive, pids)))
             return await pool.run(os.getpid)
 
     assert asyncio.run(scenario())
@@ -237,10 +231,10 @@ def test_worker_and_fork_server_end_with_killed_server(tmp_path: Path) -> None:
         wait_until(lambda: server.poll() is not None or (pids.exists() and pids.read_text().endswith("\n")), 60)
         assert server.poll() is None
         worker, fork_server = map(int, pids.read_text().split())
-        assert _is_alive(worker)
-        assert _is_alive(fork_server)
+        assert is_alive(worker)
+        assert is_alive(fork_server)
         server.kill()
-    wait_until(lambda: not (_is_alive(worker) or _is_alive(fork_server)))
+    wait_until(lambda: not (is_alive(worker) or is_alive(fork_server)))
 
 
 DETECTOR = """

@@ -16,6 +16,8 @@ from .access import Access, chosen_protection, explain_closed_writes, explain_un
 from .asgi import DispatchBeforeBody
 from .avatar import AvatarResource
 from .avatar_list import AvatarListResource
+from .bundle_files import FileListResource, FileResource
+from .bundle_zip import BundleZipResource
 from .docs import docs_routes
 from .errors import add_error_handlers
 from .gallery import gallery_routes
@@ -23,9 +25,11 @@ from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
 from .health import HealthResource, HealthzResource
 from .metrics import MetricsResource
 from .observability import Observability
-from .portraits import CustomAvatarsResource, PortraitCheckResource
 from .preview import PreviewResource
+from .preview_video import PreviewVideoResource
 from .replay import ReplayMiddleware
+from .sources import CustomAvatarsResource, SourceCheckResource
+from .unfinished import UnfinishedResponses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +61,8 @@ def create_app(settings: Settings | None = None, host: PluginHost | None = None)
     if protection == "nothing" and (unasked := explain_unasked_plugins(host)):
         log.warning("%s", unasked)
     falcon_app = _falcon_app(settings, host, service, observability, protection)
-    app: ASGIApp = DispatchBeforeBody(cast("ASGIApp", falcon_app))  # Falcon's annotations ask for a dict as the scope
+    # Falcon's annotations ask for a dict as the scope.
+    app: ASGIApp = UnfinishedResponses(DispatchBeforeBody(cast("ASGIApp", falcon_app)))
     if protection != "everything":  # where reading needs a key, a response is not for every client
         app = ReplayMiddleware(app, observability)
     return app
@@ -84,9 +89,13 @@ def _falcon_app(
     routes: dict[str, object] = {
         "/avatars": AvatarListResource(service),
         "/avatars/custom": CustomAvatarsResource(service),
-        "/avatars/check": PortraitCheckResource(service),
+        "/avatars/check": SourceCheckResource(service),
         "/avatars/{avatar_id}": AvatarResource(service),
         "/avatars/{avatar_id}/preview": PreviewResource(service),
+        "/avatars/{avatar_id}/preview-video": PreviewVideoResource(service),
+        "/avatars/{avatar_id}/files": FileListResource(service),
+        "/avatars/{avatar_id}/files/{path:path}": FileResource(service),
+        "/avatars/{avatar_id}/bundle.zip": BundleZipResource(service),
         "/metrics": MetricsResource(service.metrics),
         "/health": HealthResource(service, access),
         "/healthz": HealthzResource(service, access),

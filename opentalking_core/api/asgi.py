@@ -11,6 +11,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_RECEIVE = "opentalking.receive"
+
+
+async def client_left(scope: Scope) -> None:
+    """Return when the client of a request, whose body has been read, closes the connection."""
+    while (await scope[_RECEIVE]())["type"] != "http.disconnect":
+        pass
+
 
 class DispatchBeforeBody:
     """ASGI middleware: tell the app at once that a body is coming.
@@ -24,6 +32,7 @@ class DispatchBeforeBody:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_RECEIVE] = receive
         await self._app(scope, _starting_with_empty_chunk(receive) if scope["type"] == "http" else receive, send)
 
 

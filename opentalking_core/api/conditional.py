@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 REVALIDATE = "no-cache"
 
 
-def answer_not_modified(req: Request, resp: Response, etag: str, modified: float) -> bool:
+def answer_not_modified(req: Request, resp: Response, etag: str, modified: float | None) -> bool:
     """Set the headers of a copy, answer 304 if the client has this version, and return whether it has.
 
     Args:
-        req: If-None-Match decides or, if it is missing, If-Modified-Since.
+        req: If-None-Match decides or, if it is missing and there is a time, If-Modified-Since.
         resp: gets ETag and Cache-Control, and either status 304 or Last-Modified.
         etag: of the representation that is about to be sent, without quotes.
-        modified: seconds since the epoch.
+        modified: seconds since the epoch; None for what can change without getting a later time.
     """
     quoted = f'"{etag}"'
     resp.set_headers((("ETag", quoted), ("Cache-Control", REVALIDATE)))
@@ -32,7 +32,7 @@ def answer_not_modified(req: Request, resp: Response, etag: str, modified: float
         unchanged = known_tags in (quoted, "*") or quoted in (
             tag.strip().removeprefix("W/") for tag in known_tags.split(",")
         )
-    elif (since := req.get_header("If-Modified-Since")) is not None:
+    elif modified is not None and (since := req.get_header("If-Modified-Since")) is not None:
         unchanged = int(modified) <= _seconds(since)
     else:
         unchanged = False
@@ -40,7 +40,7 @@ def answer_not_modified(req: Request, resp: Response, etag: str, modified: float
         resp.status = falcon.HTTP_304
         resp.delete_header("Content-Type")  # there is no content
         resp.delete_header("Content-Encoding")
-    else:
+    elif modified is not None:
         resp.set_header("Last-Modified", _http_date(int(modified)))
     return unchanged
 

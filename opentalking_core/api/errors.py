@@ -39,6 +39,15 @@ def add_error_handlers(app: falcon.asgi.App[Any, Any]) -> None:
     app.set_error_serializer(_serialize)
 
 
+def status_and_detail(error: Exception) -> tuple[int, str]:
+    """Return the status and the sentence for an error. An unexpected error is logged, and its text is kept secret."""
+    status = STATUS.get(type(error))  # type: ignore[arg-type]  # a type that is no key
+    if status is None:
+        log.error("the work on an upload failed", exc_info=error)
+        return HTTPStatus.INTERNAL_SERVER_ERROR.value, UNEXPECTED_DETAIL
+    return status.value, str(error)
+
+
 async def _answer_domain_error(
     req: falcon.asgi.Request, resp: falcon.asgi.Response, error: errors.OpenTalkingError, params: dict[str, Any]
 ) -> None:

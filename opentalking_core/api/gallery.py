@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 _STATIC = Path(__file__).parent / "static"
 
-#: Only our own files are run, shown and talked to, and text can't become markup. blob: is for the chosen photo.
+#: Only our own files are run, shown and talked to, and text can't become markup. blob: is for the chosen photo or video.
 _CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self' blob:",
+        "media-src blob:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",

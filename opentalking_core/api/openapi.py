@@ -59,6 +59,10 @@ _TAGS = {
 _PATH_PARAMETERS: dict[str, Json] = {
     "avatar_id": {"description": "The avatar's id, as GET /avatars lists it.", "example": "demo-avatar"},
     "name": {"description": "The name of the file, such as gallery.css or init.js."},
+    "path": {
+        "description": "The file's path in the bundle, as GET /avatars/{avatar_id}/files lists it. `/` may be encoded.",
+        "example": "manifest.json",
+    },
 }
 
 _HEADERS: dict[str, tuple[str, Json]] = {
@@ -69,7 +73,7 @@ _HEADERS: dict[str, tuple[str, Json]] = {
     "Cache-Control": ("`no-cache`: a client may keep a copy, but has to ask before each use.", {"type": "string"}),
     "Vary": ("Request headers on which the response depends.", {"type": "string"}),
     "Accept-Patch": ("The media types that a PATCH may have.", {"type": "string"}),
-    "Accept-Ranges": ("`bytes`.", {"type": "string", "const": "bytes"}),
+    "Accept-Ranges": ("`bytes`, or `none` if there are no ranges.", {"type": "string", "enum": ["bytes", "none"]}),
     "Content-Range": ("Which part of the file this is.", {"type": "string"}),
     "X-Total-Count": (
         "The number of avatars that match, on all pages; with a query only.",
@@ -77,6 +81,8 @@ _HEADERS: dict[str, tuple[str, Json]] = {
     ),
     "Link": ('The next page, as `<…>; rel="next"`; missing on the last page.', {"type": "string"}),
     "Location": ("Where the store has the file, for a few minutes.", {"type": "string"}),
+    "Content-Security-Policy": ("`sandbox`: a browser runs no script of the file.", {"type": "string"}),
+    "Content-Disposition": ("Files that browsers can't show safely are saved.", {"type": "string"}),
     "Retry-After": ("After how many seconds to try again.", {"type": "integer", "minimum": 0}),
     "WWW-Authenticate": ("How to authenticate.", {"type": "string"}),
 }
@@ -99,7 +105,7 @@ def openapi_document(routes: Mapping[str, object]) -> Json:
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
-        "paths": {path: _path_item(path, resource) for path, resource in routes.items()},
+        "paths": {_without_converters(path): _path_item(path, resource) for path, resource in routes.items()},
         "components": {
             "schemas": _schemas(),
             "headers": {
@@ -124,10 +130,15 @@ def _path_item(path: str, resource: object) -> Json:
     return item
 
 
+def _without_converters(path: str) -> str:
+    """Return a path of OpenAPI for a path of Falcon, whose parameters may name a converter: {path:path}."""
+    return re.sub(r"{(\w+):\w+}", r"{\1}", path)
+
+
 def _operation_object(path: str, method: str, operation: Operation) -> Json:
     path_parameters: list[Json] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_PATH_PARAMETERS[name]}
-        for name in re.findall(r"{(\w+)}", path)
+        for name in re.findall(r"{(\w+)}", _without_converters(path))
     ]
     headers: list[Json] = [
         {"name": name, "in": "header", "description": REQUEST_HEADERS[name], "schema": {"type": "string"}}

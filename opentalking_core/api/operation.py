@@ -68,7 +68,7 @@ class Operation:
         errors: what the operation raises.
         parameters: of the query; those of the path are added to the document by the path's template.
         request_headers: keys of `REQUEST_HEADERS`.
-        form: the body that the operation reads: a form from `image_form`, or JSON.
+        form: the body that the operation reads: a form from `source_form`, or JSON.
         alias_of: the id of the same operation at its usual path.
     """
 
@@ -165,12 +165,23 @@ def query_parameter(name: str, schema: Json, description: str, example: object =
     return parameter | ({"example": example} if example is not None else {})
 
 
-def image_form(**fields: Json) -> Json:
-    """Return a multipart form with the field `image` after `fields`; all of them are required."""
-    image = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP."}
-    schema = {"type": "object", "required": [*fields, "image"], "properties": {**fields, "image": image}}
-    encoding = {"image": {"contentType": "image/jpeg, image/png, image/webp"}}
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": encoding}}}
+def source_form(**fields: Json) -> Json:
+    """Return a multipart form with `fields`, which are required, and either `image` or `video`."""
+    sources: Json = {
+        "image": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP, at most 10 MB."},
+        "video": {
+            "type": "string", "format": "binary", "description": "An MP4, MOV, WebM or MKV, at most 200 MB."
+        },
+    }  # fmt: skip
+    either = [
+        {"type": "object", "required": [*fields, name], "properties": {**fields, name: source}}
+        for name, source in sources.items()
+    ]
+    encoding = {
+        "image": {"contentType": "image/jpeg, image/png, image/webp"},
+        "video": {"contentType": "video/mp4, video/quicktime, video/webm, video/x-matroska"},
+    }
+    return {"required": True, "content": {"multipart/form-data": {"schema": {"oneOf": either}, "encoding": encoding}}}
 
 
 def schema_reference(name: str) -> Json:

@@ -44,7 +44,7 @@ def load_avatar_bundle(
         manifest = AvatarManifest.parse(data)
     except InvalidManifest as error:
         raise InvalidManifest(f"{folder}: {error}") from None
-    bundle = AvatarBundle(folder.resolve().name, manifest, files, folder)
+    bundle = AvatarBundle(folder.resolve().name, manifest, files, folder, lambda path: (folder / path).read_bytes())
     if strict:
         types = STANDARD_MODEL_TYPES if model_types is None else model_types
         problems = validate_bundle(bundle, {model_type.name: model_type for model_type in types})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..errors import Problem
     from .bundle import AvatarBundle
+    from .source import AvatarSource, BundleFile, BundleMetadata, SourceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,48 @@ class ModelType(Protocol):
 
     @property
     def portrait_recipe(self) -> PortraitRecipe | None:
-        """How to create a bundle of this type from a portrait; None if one portrait isn't enough."""
+        """How to create a bundle of this type by copying a portrait's picture; None if that isn't enough."""
         ...
 
     def problems(self, bundle: AvatarBundle) -> Iterable[Problem]:
         """Return what keeps this model from driving `bundle`. Never raises, however broken the bundle is."""
+        ...
+
+
+@runtime_checkable
+class BundleMaker(Protocol):
+    """An optional ability of a model type: to make a bundle's files from what was uploaded.
+
+    A portrait is given to `make_files` only if the type has no `portrait_recipe`.
+    """
+
+    @property
+    def sources(self) -> Collection[SourceKind]:
+        """What `make_files` makes files of: "portrait", "video" or both."""
+        ...
+
+    def make_files(self, source: AvatarSource) -> Iterable[BundleFile | BundleMetadata]:
+        """Yield the files of a new bundle, and entries for its metadata.
+
+        Called in a worker process, after which everything that was yielded is written at once or not at all. The host
+        adds `manifest.json`; the uploaded video; and, unless they are yielded, `preview.png` and `reference.png`, which
+        show the first frame with a mouth, or the first frame. The metadata says where the mouth is in that frame.
+
+        Raises:
+            InvalidRequest: an avatar can't be made of this source; the client gets the sentence.
+        """
+        ...
+
+
+@runtime_checkable
+class OwnMetadata(Protocol):
+    """An optional ability of a model type: to name metadata that describes a bundle's own files.
+
+    A new avatar inherits the metadata of its base, without these keys and without the keys of the bundle format that
+    describe the base's own pictures.
+    """
+
+    @property
+    def stale_metadata(self) -> Collection[str]:
+        """Keys of `metadata` that are wrong for another source."""
         ...

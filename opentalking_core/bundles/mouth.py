@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: A position in the picture as fractions of its width (x, to the right) and height (y, downwards).
 Point = tuple[float, float]
@@ -65,17 +68,38 @@ class MouthLandmarks:
         return bool(0 <= sum(xs) / len(xs) <= 1 and 0 <= sum(ys) / len(ys) <= 1)
 
 
+class MouthTracker(Protocol):
+    """Locates one person's mouth in the frames of one video, in order. Used by one thread at a time."""
+
+    def track(self, image: NDArray[np.uint8], seconds: float) -> MouthLandmarks | None:
+        """Return the mouth of the tracked person in the next frame, or None if the frame does not show that mouth.
+
+        The person is the one with the largest face at first, and again after a cut to another scene. Coordinates are
+        those of this frame: they are neither predicted from other frames nor smoothed so that they lag behind the lips.
+
+        Args:
+            image: the frame: RGB, uint8, shape (height, width, 3), of the size that the tracker was opened for, not
+                yours to change or to keep.
+            seconds: the frame's time; later than that of the frame before.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what the tracker holds. Called once, after the last frame or a failure."""
+        ...
+
+
 def _fraction(value: float) -> float:
     """Return `value` clamped to the picture, in the precision of the bundle format."""
     return round(min(max(float(value), 0.0), 1.0), 5)
 
 
-def mouth_metadata(landmarks: MouthLandmarks, detector: str) -> dict[str, Any]:
+def mouth_metadata(landmarks: MouthLandmarks, detector: str = "") -> dict[str, Any]:
     """Return the keys that a located mouth adds to a manifest's `metadata`.
 
     Args:
         landmarks: what the detector returned.
-        detector: the name of its plugin.
+        detector: the name of its plugin; needed for landmarks without a `source`.
 
     Returns:
         `mouth_polygon_source`, `animation` (centre, half width, half height, outlines) and, if known, `face_box`;

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import Problem
 from .model_type import PortraitRecipe
+from .mouth import mouth_metadata
+from .source import BundleFile, BundleMetadata
 from .store import PREVIEW
 
 if TYPE_CHECKING:
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
     from .bundle import AvatarBundle
     from .model_type import ModelType
+    from .source import AvatarSource, SourceKind
 
 
 def _reference(bundle: AvatarBundle) -> bool:
@@ -25,11 +30,15 @@ _WAV2LIP_RECIPE = PortraitRecipe(
     {"reference_mode": "image", "frame_dir": "frames"},
 )
 
+#: Where a wav2lip bundle made from a video says where the mouth is in each frame.
+_FRAME_METADATA = "frames/mouth_metadata.json"
+
 
 @dataclass(frozen=True)
 class _Wav2Lip:
     name: str = "wav2lip"
     portrait_recipe: PortraitRecipe | None = _WAV2LIP_RECIPE
+    sources: ClassVar[tuple[SourceKind, ...]] = ("video",)
 
     def problems(self, bundle: AvatarBundle) -> Iterator[Problem]:
         """Require frames, or a reference picture unless `metadata.reference_mode` asks for frames."""
@@ -44,6 +53,24 @@ class _Wav2Lip:
                 yield Problem(
                     "error", f"{folder}/", "holds no PNG or JPG, and there is no reference.png or reference.jpg either"
                 )
+
+    def make_files(self, source: AvatarSource) -> Iterator[BundleFile | BundleMetadata]:
+        """Yield every frame as a JPEG, and where the mouth is in each."""
+        mouths: dict[str, dict[str, Any]] = {}
+        missing: list[str] = []
+        for number, frame in enumerate(source.frames()):
+            name, jpeg = f"frame_{number:05d}.jpg", frame.jpeg()
+            yield BundleFile(f"frames/{name}", jpeg)
+            if frame.mouth is None or not frame.mouth.is_in_picture:
+                missing.append(name)
+            else:
+                digest = hashlib.sha256(jpeg).hexdigest()
+                mouths[name] = mouth_metadata(frame.mouth) | {"source_frame_hash": digest}
+        index = {"version": 1, "frames": mouths, "missing_frames": missing}
+        yield BundleFile(_FRAME_METADATA, json.dumps(index).encode())
+        yield BundleMetadata(
+            {"reference_mode": "frames", "frame_dir": "frames", "frame_metadata": _FRAME_METADATA, "idle_mode": "loop"}
+        )
 
 
 @dataclass(frozen=True)

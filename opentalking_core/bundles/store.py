@@ -37,7 +37,8 @@ class FileInfo:
     Args:
         path: path inside the bundle, separated by `/`: "frames/frame_00000.png".
         size: size in bytes.
-        etag: an opaque token, ASCII without quotes, that differs whenever the content does.
+        etag: an opaque token, ASCII without quotes, that differs whenever the content does. `files` and `open` give an
+            unchanged file the same one. In the first second after a change, each look may give another one.
         modified: time of the last change, in seconds since the epoch.
     """
 

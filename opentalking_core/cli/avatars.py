@@ -16,6 +16,7 @@ from ..bundles.manifest import AvatarManifest, AvatarSummary, is_avatar_id
 from ..bundles.reading import read_manifest
 from ..bundles.store_helpers import concurrently
 from ..errors import InvalidManifest, NotFound, OpenTalkingError
+from ..portraits.formats import foreign_format
 from .output import load_host, progress, read_settings, warn
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from ..bundles.store import BundleStore
     from ..host.host import PluginHost
     from ..service import AvatarService
+    from ..source_intake import WorkProgress
+    from .output import SourceProgress
 
 T = TypeVar("T")
 
@@ -34,6 +37,10 @@ _CONCURRENT_READS = 16
 
 #: How long a server may take to answer: an upload may wait in its queue, and the first detection loads a model.
 _HTTP_TIMEOUT_SECONDS = 120.0
+
+
+#: How much of a file is read to tell a portrait from a video.
+_HEAD_BYTES = 1024
 
 
 class Avatars(Protocol):
@@ -47,8 +54,8 @@ class Avatars(Protocol):
         """Return one avatar's manifest."""
         ...
 
-    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
-        """Make an avatar from a portrait."""
+    def create(self, name: str, base: str, source: Path, shown: SourceProgress) -> AvatarSummary:
+        """Make an avatar from a portrait or a video."""
         ...
 
     def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
@@ -59,8 +66,8 @@ class Avatars(Protocol):
         """Delete a custom avatar."""
         ...
 
-    def check(self, image: BinaryIO) -> dict[str, Any]:
-        """Check a portrait without making an avatar of it; return the body of POST /avatars/check."""
+    def check(self, source: Path, shown: SourceProgress) -> dict[str, Any]:
+        """Check a portrait or a video without making an avatar of it; return the body of POST /avatars/check."""
         ...
 
 
@@ -192,9 +199,10 @@ class InStore:
             except NotFound:
                 raise NotFound(f"there is no avatar {avatar_id!r} in {store.url}") from None
 
-    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
+    def create(self, name: str, base: str, source: Path, shown: SourceProgress) -> AvatarSummary:
         existing_store(self._host, self._settings.avatars_dir)
-        return self._runner.run(self._opened_service().create(name, base, image.read()))
+        content = _video_or_bytes(source)
+        return self._runner.run(self._opened_service().create(name, base, content, _frames_shown(shown)))
 
     def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
         existing_store(self._host, self._settings.avatars_dir)
@@ -204,8 +212,9 @@ class InStore:
         existing_store(self._host, self._settings.avatars_dir)
         self._runner.run(self._opened_service().delete(avatar_id))
 
-    def check(self, image: BinaryIO) -> dict[str, Any]:
-        return dataclasses.asdict(self._runner.run(self._opened_service().check(image.read())))
+    def check(self, source: Path, shown: SourceProgress) -> dict[str, Any]:
+        checked = self._opened_service().check(_video_or_bytes(source), _frames_shown(shown))
+        return dataclasses.asdict(self._runner.run(checked))
 
     def _store(self) -> BundleStore:
         return self._host.open_bundle_store(existing_store(self._host, self._settings.avatars_dir))[0]
@@ -239,9 +248,8 @@ class OnServer:
     def manifest(self, avatar_id: str) -> AvatarManifest:
         return AvatarManifest.parse(self._ask("GET", _avatar_path(avatar_id)).content)
 
-    def create(self, name: str, base: str, image: BinaryIO) -> AvatarSummary:
-        data = {"name": name, "base_avatar_id": base}
-        return _summary(self._ask("POST", "/avatars/custom", data=data, files={"image": ("portrait", image)}).json())
+    def create(self, name: str, base: str, source: Path, shown: SourceProgress) -> AvatarSummary:
+        return _summary(self._send("/avatars/custom", source, shown, {"name": name, "base_avatar_id": base}))
 
     def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
         headers = {"Content-Type": "application/merge-patch+json"}
@@ -251,13 +259,20 @@ class OnServer:
     def delete(self, avatar_id: str) -> None:
         self._ask("DELETE", _avatar_path(avatar_id))
 
-    def check(self, image: BinaryIO) -> dict[str, Any]:
-        answer: dict[str, Any] = self._ask("POST", "/avatars/check", files={"image": ("portrait", image)}).json()
-        return answer
+    def check(self, source: Path, shown: SourceProgress) -> dict[str, Any]:
+        return self._send("/avatars/check", source, shown, {})
 
     def health(self) -> dict[str, Any]:
         """Return the body of GET /health, with status 200 or 503."""
         answer: dict[str, Any] = self._ask("GET", "/health", accept=(200, 503)).json()
+        return answer
+
+    def _send(self, path: str, source: Path, shown: SourceProgress, fields: dict[str, str]) -> dict[str, Any]:
+        """Send a portrait or a video, and return the answer to it."""
+        field = "video" if is_video(source) else "image"
+        with _opened(source) as file:
+            content = shown.reading(file, source.stat().st_size)
+            answer: dict[str, Any] = self._ask("POST", path, data=fields, files={field: (field, content)}).json()
         return answer
 
     def _ask(self, method: str, path: str, accept: tuple[int, ...] = (200,), **request: Any) -> httpx.Response:
@@ -279,6 +294,31 @@ class OnServer:
         raise OpenTalkingError(
             detail or f"{server} answered {response.status_code} {response.reason_phrase}; is it an opentalking-core?"
         )
+
+
+def is_video(source: Path) -> bool:
+    """Return whether a file is a video, by its first bytes. Raise OpenTalkingError if it can't be read."""
+    with _opened(source) as file:
+        return (foreign_format(file.read(_HEAD_BYTES)) or "").startswith("a video")
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise OpenTalkingError(f"{source} can't be read: {error.strerror}") from None
+
+
+def _video_or_bytes(source: Path) -> bytes | Path:
+    """Return what `AvatarService.create` takes."""
+    if is_video(source):
+        return source
+    with _opened(source) as file:
+        return file.read()
+
+
+def _frames_shown(shown: SourceProgress) -> Callable[[WorkProgress], None]:
+    return lambda progress: shown.frames(progress.frames_done, progress.frames)
 
 
 def _avatar_path(avatar_id: str) -> str:

@@ -6,19 +6,19 @@ import json
 
 import typer
 
-from .options import ApiKey, Image, Json, Server
+from .options import ApiKey, Json, Server, Source
 
 
-def check(image: Image, server: Server = None, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """Check whether a portrait is fit to be an avatar; exit code 1 if it isn't. Nothing is stored."""
+def check(source: Source, server: Server = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Check whether a portrait or a video is fit to be an avatar; exit code 1 if it isn't. Nothing is stored."""
     from rich.markup import escape
     from rich.table import Table
 
     from .avatars import open_avatars
-    from .output import errors_in_words, out, sending
+    from .output import errors_in_words, out, source_progress
 
-    with errors_in_words(), open_avatars(None, server, api_key) as avatars, sending(image, "checking") as file:
-        report = avatars.check(file)
+    with errors_in_words(), open_avatars(None, server, api_key) as avatars, source_progress("checking") as shown:
+        report = avatars.check(source, shown)
     if as_json:
         out.print_json(json.dumps(report))
     else:

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from .options import ApiKey, Image, Json, Server, Store
+from .options import ApiKey, Json, Server, Source, Store
 
 
 def create(
-    image: Image,
+    source: Source,
     name: Annotated[str, typer.Option(help="The new avatar's name, for people to read.")],
     base: Annotated[str, typer.Option(metavar="ID", help="The wav2lip avatar that says how the new one is driven.")],
     store: Store = None,
@@ -20,15 +20,15 @@ def create(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Make an avatar from a portrait: locate its mouth and write a bundle like the base's."""
+    """Make an avatar from a portrait or a video: locate its mouth and write a bundle like the base's."""
     from rich.markup import escape
 
     from .avatars import open_avatars
-    from .output import errors_in_words, out, sending, warn
+    from .output import errors_in_words, out, source_progress, warn
 
     with errors_in_words(), open_avatars(store, server, api_key) as opened:
-        with sending(image, f"making {name}") as file:
-            summary = opened.create(name, base, file)
+        with source_progress(f"making {name}") as shown:
+            summary = opened.create(name, base, source, shown)
         found = "animation" in opened.manifest(summary.id).metadata
     if as_json:
         out.print_json(json.dumps(dataclasses.asdict(summary)))

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ApiKey, Image, Json, Server
+from .options import ApiKey, Json, Server, Source
+
+if TYPE_CHECKING:
+    from .output import SourceProgress
 
 
 def detect(
-    image: Image,
+    source: Source,
     overlay: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the picture there, with lips and face drawn on it.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the picture there, with lips and face drawn on it; or a video (.mp4), or a picture with every"
+            " tenth frame (.png).",
+        ),
     ] = None,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Locate the mouth in a picture; exit code 1 if there is none. Nothing is stored."""
-    from .avatars import open_avatars
-    from .output import err, errors_in_words, mouth_in_words, out, sending
+    """Locate the mouth in a picture or a video; exit code 1 if there is none. Nothing is stored."""
+    from ..errors import OpenTalkingError
+    from .avatars import is_video, open_avatars
+    from .output import err, errors_in_words, mouth_in_words, out, source_progress
 
     with errors_in_words():
-        with open_avatars(None, server, api_key) as avatars, sending(image, "locating the mouth") as file:
-            report = avatars.check(file)
+        draws_video = overlay is not None and is_video(source)
+        if draws_video and server:
+            raise OpenTalkingError("the mouths of a video are drawn on this machine: leave out --server or --overlay")
+        with open_avatars(None, server, api_key) as avatars, source_progress("locating the mouth") as shown:
+            report = avatars.check(source, shown)
         mouth = report["mouth"]
         if as_json:
             out.print_json(json.dumps(mouth))
@@ -34,36 +47,34 @@ def detect(
             err.print(report["checks"][0]["message"], markup=False, soft_wrap=True)
         else:
             out.print(f"mouth {mouth_in_words(mouth)}", markup=False, soft_wrap=True)
+            for check in report["checks"]:
+                if check["name"] == "frames_with_mouth":
+                    out.print(check["message"], markup=False, soft_wrap=True)
         if mouth is None:
             raise typer.Exit(1)
         if overlay is not None:
-            _draw(image, mouth, overlay)
+            with source_progress(f"drawing {overlay.name}") as shown:
+                _draw(source, mouth, overlay, shown, draws_video)
             err.print(f"wrote {overlay}", markup=False, soft_wrap=True)
 
 
-def _draw(image: Path, mouth: dict[str, Any], overlay: Path) -> None:
-    """Write `image`, upright, with the outlines of lips, mouth and face, to `overlay`."""
-    from PIL import Image as Pictures
-    from PIL import ImageDraw
+def _draw(source: Path, mouth: dict[str, object], overlay: Path, shown: SourceProgress, is_video: bool) -> None:
+    from .overlay import draw_on_frames, draw_on_portrait
 
-    from ..errors import OpenTalkingError
-    from ..portraits.picture import MAX_PIXELS, decode_portrait
+    if not is_video:
+        draw_on_portrait(source, mouth, overlay)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        draw_on_frames(_made_bundle(source, Path(folder), shown), overlay)
 
-    picture = Pictures.fromarray(decode_portrait(image.read_bytes(), MAX_PIXELS, MAX_PIXELS))
-    width, height = picture.size
-    draw, line = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 400))
 
-    def outline(points: list[list[float]], colour: str) -> None:
-        pixels = [(x * width, y * height) for x, y in points]
-        draw.line([*pixels, pixels[0]], fill=colour, width=line, joint="curve")
+def _made_bundle(video: Path, folder: Path, shown: SourceProgress) -> Path:
+    """Make an avatar of a video in a store of its own; return the bundle's folder."""
+    from ..bundles.store import MANIFEST
+    from .avatars import open_avatars
 
-    if "face_box" in mouth:
-        left, top, right, bottom = mouth["face_box"]
-        outline([[left, top], [right, top], [right, bottom], [left, bottom]], "#ffd400")
-    outline(mouth["animation"]["outer_lip"], "#00e5ff")
-    outline(mouth["animation"]["inner_mouth"], "#ff2bd6")
-    try:
-        picture.save(overlay)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OpenTalkingError(f"{overlay} can't be written: {reason}") from None
+    base = {"id": "base", "model_type": "wav2lip", "fps": 25, "sample_rate": 16000, "width": 1, "height": 1}
+    (folder / "base").mkdir()
+    (folder / "base" / MANIFEST).write_text(json.dumps(base))
+    with open_avatars(str(folder), None, None) as avatars:
+        return folder / avatars.create("overlay", "base", video, shown).id

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 AvatarId = Annotated[str, typer.Argument(metavar="ID", help="The avatar's id, as `list` shows it.")]
-Image = Annotated[Path, typer.Argument(metavar="IMAGE", help="A portrait: JPEG, PNG or WebP.")]
+Source = Annotated[
+    Path, typer.Argument(metavar="SOURCE", help="A portrait (JPEG, PNG, WebP) or a video (MP4, MOV, WebM, MKV).")
+]
 Store = Annotated[
     str | None,
     typer.Option(

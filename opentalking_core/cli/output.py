@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -12,7 +11,15 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from ..errors import OpenTalkingError
 from ..host.host import PluginChoice, PluginHost
@@ -20,7 +27,6 @@ from ..settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 #: Lines are not wrapped for a file or a program: `opentalking-core list | grep` needs whole rows.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
@@ -96,18 +102,37 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@contextlib.contextmanager
-def sending(path: Path, text: str) -> Iterator[BinaryIO]:
-    """Open a file; a terminal shows how much of it has been read."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        fail(f"{path} can't be read: {error.strerror}")
-    with _bar(DownloadColumn()) as bar:
+class SourceProgress:
+    """A bar that shows how much of a source was read, and then how many of its frames are finished.
+
+    Args:
+        bar: where to show it.
+        text: what is being done, such as "making Alice".
+    """
+
+    def __init__(self, bar: Progress, text: str) -> None:
+        self._bar = bar
+        self._text = text
+        self._task = bar.add_task(text, total=None)
+
+    def reading(self, content: BinaryIO, size: int) -> BinaryIO:
+        """Return `content`, and show how much of it has been read."""
         # The answer counts as one more byte, so that the spinner turns until the answer arrives.
-        yield bar.wrap_file(io.BytesIO(content), len(content) + 1, description=text)
+        return self._bar.wrap_file(content, size + 1, task_id=self._task, description=self._text)
+
+    def frames(self, done: int, total: int) -> None:
+        """Show how many frames are finished."""
+        described = f"{self._text}: {done} of {total} frames" if total else self._text
+        self._bar.update(self._task, completed=done, total=total or None, description=described)
 
 
-def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Progress:
+@contextlib.contextmanager
+def source_progress(text: str) -> Iterator[SourceProgress]:
+    """Show on a terminal how the work on a source goes on."""
+    with _bar(TimeRemainingColumn()) as bar:
+        yield SourceProgress(bar, text)
+
+
+def _bar(amount: ProgressColumn) -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), amount)
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)

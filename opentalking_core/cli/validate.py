@@ -81,15 +81,27 @@ async def _check_store(
     from ..bundles.validation import validate_bundle
     from .avatars import read_each
 
-    async def read(store: BundleStore, avatar_id: str) -> AvatarBundle:
+    loop = asyncio.get_running_loop()
+
+    async def check(store: BundleStore, avatar_id: str) -> list[Problem]:
+        async def read(path: str) -> bytes:
+            async with store.open(avatar_id, path) as file:
+                return await file.read()
+
         files = {info.path: info.size async for info in store.files(avatar_id)}
-        return AvatarBundle(avatar_id, await read_manifest(store, avatar_id), files)
+        bundle = AvatarBundle(
+            avatar_id,
+            await read_manifest(store, avatar_id),
+            files,
+            reader=lambda path: asyncio.run_coroutine_threadsafe(read(path), loop).result(),
+        )
+        return await asyncio.to_thread(validate_bundle, bundle, model_types)  # which may read files
 
     async with unopened as store:
-        read_bundles = await read_each(store, read, report)
+        checked = await read_each(store, check, report)
     return {
-        avatar_id: validate_bundle(result, model_types) if isinstance(result, AvatarBundle) else [_unreadable(result)]
-        for avatar_id, result in read_bundles.items()
+        avatar_id: result if isinstance(result, list) else [_unreadable(result)]
+        for avatar_id, result in checked.items()
     }
 
 

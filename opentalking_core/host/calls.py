@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import PluginError
 from .loading import PLUGIN_EXCEPTIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pluggy
 
     from .loading import PluginInfo
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -60,6 +64,19 @@ class HookCall:
         """
         try:
             return self.raw(**arguments)
+        except PLUGIN_EXCEPTIONS as error:
+            raise self._translate(error) from error
+
+    def guard(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function of the plugin, on behalf of this hook.
+
+        Raises:
+            HookFailed: the plugin raised. A MemoryError propagates unchanged: the worker process has to be replaced.
+        """
+        try:
+            return function(*args, **kwargs)
+        except MemoryError:
+            raise
         except PLUGIN_EXCEPTIONS as error:
             raise self._translate(error) from error
 

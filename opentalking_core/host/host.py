@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..bundles.model_type import PortraitRecipe
-from ..bundles.mouth import MouthLandmarks
 from ..errors import InvalidURL, OpenTalkingError, PluginError
 from .calls import HookCall, HookFailed
 from .loading import PLUGIN_EXCEPTIONS, PluginChoice, PluginInfo, PluginLoader
 from .secrets import hide_secrets, without_secrets
+from .tracking import FrameByFrameTracker, PluginTracker, checked_landmarks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..bundles.model_type import ModelType
+    from ..bundles.mouth import MouthLandmarks, MouthTracker
     from ..bundles.store import BundleStore
     from ..hookspecs import Action
 
@@ -138,12 +139,38 @@ class PluginHost:
             PluginError: it could not be loaded here, or returned something else than MouthLandmarks or None.
             Exception: the detector raised it.
         """
+        call = self._detector_call(detector)
+        return checked_landmarks(call, call.raw(image=image))
+
+    def open_mouth_tracker(self, detector: str, width: int, height: int, fps: float) -> MouthTracker:
+        """Open the tracker of one detector for the frames of one video.
+
+        Args:
+            detector: the name of the detector's plugin.
+            width: of each frame, in pixels.
+            height: of each frame, in pixels.
+            fps: the number of frames in a second.
+
+        Returns:
+            The plugin's own tracker, or a tracker that asks the plugin's `detect_mouth` about each frame. Whatever
+            goes wrong in one of its methods is a PluginError that names the plugin, except a MemoryError.
+
+        Raises:
+            PluginError: the detector could not be loaded here, failed, or returned something that is no tracker.
+        """
+        detect = self._detector_call(detector)
+        for call in self._calls("open_mouth_tracker"):
+            if call.info.name == detector:
+                tracker = call.guard(call.raw, width=width, height=height, fps=fps)
+                if tracker is not None:
+                    return PluginTracker(call, _checked_tracker(call, tracker))
+        return FrameByFrameTracker(detect)
+
+    def _detector_call(self, detector: str) -> HookCall:
+        """Return a call to one detector's `detect_mouth`. Raise PluginError if there is none."""
         for call in self._calls("detect_mouth"):
             if call.info.name == detector:
-                landmarks = call.raw(image=image)
-                if landmarks is None or isinstance(landmarks, MouthLandmarks):
-                    return landmarks
-                raise call.wrong_result(landmarks, "MouthLandmarks or None")
+                return call
         reasons = [info.reason for info in self._loader.failed if info.name == detector]
         raise PluginError(f"plugin {detector} can't be asked: {'; '.join(reasons) or 'it detects no mouths'}")
 
@@ -167,6 +194,13 @@ class PluginHost:
                     )
                 owners[name], types[name] = info, model_type
         return types
+
+    def model_type_owner(self, name: str) -> PluginInfo:
+        """Return the plugin that registers a model type. Raise KeyError if none does."""
+        for info, registered in self._registered_types():
+            if not isinstance(registered, HookFailed) and name in registered:
+                return info
+        raise KeyError(name)
 
     def _registered_types(self) -> list[tuple[PluginInfo, dict[str, ModelType] | HookFailed]]:
         """Return each plugin's model types by name, or its failure. Each plugin is asked once."""
@@ -342,6 +376,15 @@ def _checked_store(call: HookCall, store: Any) -> BundleStore:
     if missing:
         raise call.wrong_result(store, f"a bundle store: it lacks {', '.join(missing)}")
     checked: BundleStore = store
+    return checked
+
+
+def _checked_tracker(call: HookCall, tracker: Any) -> MouthTracker:
+    """Return what `open_mouth_tracker` returned. Raise HookFailed if it lacks a tracker's methods."""
+    missing = [name for name in ("track", "close") if not callable(_member(call, tracker, name, "a mouth tracker"))]
+    if missing:
+        raise call.wrong_result(tracker, f"a mouth tracker: it lacks {' and '.join(missing)}")
+    checked: MouthTracker = tracker
     return checked
 
 

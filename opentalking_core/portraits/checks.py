@@ -6,6 +6,7 @@ nothing. Sharpness and exposure are measured on the pixels of the face. docs/por
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from itertools import combinations
 from math import ceil, floor, hypot, inf, pi
@@ -46,6 +47,10 @@ SHARPNESS_WIDTH_PIXELS = 128
 #: Mean luminance of a face, 0 to 255: what Yoti accepts for its face analysis.
 MIN_EXPOSURE, MAX_EXPOSURE = 40.0, 215.0
 
+#: Share of a video's frames in which the mouth must be found. A runtime shows the other frames without moving lips: at
+#: 25 frames per second, a tenth of them is a tenth of a second without lips in each second.
+MIN_SHARE_WITH_MOUTH = 0.9
+
 #: Distance of a whole face from the picture's edges. Detectors that clamp boxes to the picture report 0 for a cut face.
 MIN_MARGIN_PIXELS = 1
 
@@ -74,7 +79,8 @@ class PortraitCheck:
     """The result of one check.
 
     Args:
-        name: one of face_found, one_face, face_width, face_inside, yaw, pitch, roll, mouth_closed, sharpness, exposure.
+        name: one of face_found, one_face, face_width, face_inside, yaw, pitch, roll, mouth_closed, sharpness, exposure;
+            and for a video frames_with_mouth.
         passed: None if the check was not measured, which fails nothing.
         value: the measured value; None if nothing was measured.
         limit: the values that pass: at least `min`, at most `max`, or `equals`.
@@ -231,6 +237,15 @@ def check_portrait(
         _exposure(quality.exposure if quality else None),
     ]
     return PortraitReport(not any(check.passed is False for check in checks), tuple(checks))
+
+
+def with_frame_check(report: PortraitReport, frames_with_mouth: int, frames: int) -> PortraitReport:
+    """Return the report on a video's reference frame, with one more check: in how many frames a mouth was found."""
+    least = ceil(MIN_SHARE_WITH_MOUTH * frames)
+    good = f"The mouth was found in {frames_with_mouth} of {frames} frames."
+    low = f"{good} Use a video that shows the face throughout."
+    check = _check("frames_with_mouth", frames_with_mouth, {"min": least}, "frames", good, low)
+    return dataclasses.replace(report, passed=report.passed and check.passed is True, checks=(*report.checks, check))
 
 
 def mouth_opening(landmarks: MouthLandmarks, size: tuple[int, int]) -> float | None:

@@ -1,22 +1,20 @@
-"""Build the manifest and the id of an avatar that is made from a portrait."""
+"""Build the manifest and the id of an avatar that is made from a portrait or a video."""
 
 from __future__ import annotations
 
 import itertools
 import unicodedata
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..bundles.manifest import AvatarManifest
 from ..bundles.mouth import UNAVAILABLE, mouth_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
-    from ..bundles.model_type import PortraitRecipe
     from .checks import PortraitReport
     from .detected_mouth import DetectedMouth
-    from .picture import PreparedPortrait
 
 #: Keys that describe the base's own media. They are wrong for another picture, so a new avatar does not inherit them.
 #: `model_crop` is a box in the base's own picture.
@@ -57,40 +55,59 @@ def candidate_ids(name: str, now: datetime) -> Iterator[str]:
         yield f"custom-{stem}-{moment:%Y%m%d-%H%M%S}-{moment.microsecond // 1000:03d}"
 
 
+class NewContent(NamedTuple):
+    """What a new avatar shows.
+
+    Args:
+        size: (width, height) of its frames in pixels.
+        fps: frames per second of its video; None if the base's rate is kept.
+        reference_path: the file in the bundle in which the mouth was located.
+        reference_sha256: of that file, in hexadecimal digits.
+        mouth: what the detector found; None if nothing.
+        report: the result of the checks; recorded as metadata.portrait_checks.
+        metadata: further entries for the metadata.
+    """
+
+    size: tuple[int, int]
+    fps: float | None
+    reference_path: str
+    reference_sha256: str
+    mouth: DetectedMouth | None
+    report: PortraitReport
+    metadata: Mapping[str, Any]
+
+
 def custom_manifest(
-    base_id: str,
-    base: AvatarManifest,
-    recipe: PortraitRecipe,
-    name: str,
-    portrait: PreparedPortrait,
-    mouth: DetectedMouth | None,
-    report: PortraitReport,
+    base_id: str, base: AvatarManifest, name: str, content: NewContent, stale: Collection[str] = ()
 ) -> AvatarManifest:
-    """Return the manifest of a new avatar that is driven like `base` and shows `portrait`; `id` is still the base's.
+    """Return the manifest of a new avatar that is driven like `base` and shows `content`; `id` is still the base's.
 
     Args:
         base_id: recorded as metadata.base_avatar_id.
         base: its fps, sample_rate, model_type, free-form keys and metadata are inherited, except STALE_METADATA.
-        recipe: the portrait recipe of the base's model type.
         name: the display name.
-        portrait: the picture that the bundle will hold.
-        mouth: what the detector found; None if nothing.
-        report: the result of the portrait checks; recorded as metadata.portrait_checks.
+        content: what the new avatar shows.
+        stale: further keys of the metadata that are not inherited.
     """
-    metadata: dict[str, Any] = {key: value for key, value in base.metadata.items() if not _is_stale(key)}
-    metadata |= recipe.metadata
+    inherited = {key: value for key, value in base.model_dump(exclude_unset=True).items() if not _is_stale(key)}
+    metadata: dict[str, Any] = {
+        key: value for key, value in base.metadata.items() if not _is_stale(key) and key not in stale
+    }
+    metadata |= content.metadata
     metadata |= {
         "custom_avatar": True,
         "base_avatar_id": base_id,
-        "source_image_hash": portrait.sha256,
-        "source_image_path": recipe.picture_paths[0],
+        "source_image_hash": content.reference_sha256,
+        "source_image_path": content.reference_path,
         "mouth_polygon_source": UNAVAILABLE,
-        "portrait_checks": report.metadata(),
+        "portrait_checks": content.report.metadata(),
     }
-    if mouth is not None:
-        metadata |= mouth_metadata(mouth.landmarks, mouth.detector)
-    changes = {"name": name, "width": portrait.width, "height": portrait.height, "metadata": metadata}
-    inherited = {key: value for key, value in base.model_dump(exclude_unset=True).items() if not _is_stale(key)}
+    if content.mouth is not None:
+        metadata |= mouth_metadata(content.mouth.landmarks, content.mouth.detector)
+    changes: dict[str, Any] = {"name": name, "metadata": metadata}
+    changes["width"], changes["height"] = content.size
+    if content.fps is not None:
+        changes["fps"] = content.fps
     return AvatarManifest.model_validate(inherited | changes)
 
 

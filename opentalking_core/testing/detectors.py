@@ -14,10 +14,12 @@ hooks directly and need pytest alone.
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +28,21 @@ import pytest
 from PIL import Image
 
 from opentalking_core.bundles.mouth import MouthLandmarks, mouth_metadata
+from opentalking_core.host.host import PluginHost
 from opentalking_core.portraits.drawn import DrawnPortrait, draw_portrait
 
 from .contract import Contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import ClassVar
 
     from numpy.typing import NDArray
+
+    from opentalking_core.bundles.mouth import MouthTracker
+
+    OpenTracker = Callable[[Image.Image], MouthTracker]
+    Track = Callable[[Sequence[DrawnPortrait]], list[MouthLandmarks | None]]
 
 #: How far the centre of the lips may lie from the truth, as a fraction of the picture's width or height. The faces are
 #: 0.35 to 0.6 of the picture wide, so this is 3 to 8 % of the mouth's width.
@@ -42,6 +50,10 @@ CENTER_TOLERANCE = 0.01
 
 #: The size of the lips may lie between these multiples of the truth: detectors differ in where a lip ends.
 SIZE_TOLERANCE = (0.7, 1.4)
+
+
+#: Frames in a second of the videos that are drawn.
+FPS = 25.0
 
 
 class MouthDetectorContract(Contract):
@@ -64,6 +76,32 @@ class MouthDetectorContract(Contract):
         getattr(plugin, "startup", _nothing)()
         yield plugin
         getattr(plugin, "shutdown", _nothing)()
+
+    @pytest.fixture
+    def open_tracker(self, detector: Any) -> Iterator[OpenTracker]:
+        """Return a function that opens a tracker for frames like the given one.
+
+        Without `open_mouth_tracker`, the tracker is the host's, which asks `detect_mouth` about each frame.
+        """
+        host = PluginHost().register(detector, "under_test")
+        with ExitStack() as stack:
+
+            def open_tracker(frame: Image.Image) -> MouthTracker:
+                tracker = host.open_mouth_tracker("under_test", *frame.size, FPS)
+                stack.callback(tracker.close)
+                return tracker
+
+            yield open_tracker
+
+    @pytest.fixture
+    def track(self, open_tracker: OpenTracker) -> Track:
+        """Return a function that tracks the mouth through the frames of a video."""
+
+        def track(frames: Sequence[DrawnPortrait]) -> list[MouthLandmarks | None]:
+            tracker = open_tracker(frames[0].image)
+            return [tracker.track(_pixels(frame.image), at / FPS) for at, frame in enumerate(frames)]
+
+        return track
 
     @pytest.mark.parametrize("seed", range(6))
     def test_a_mouth_is_found_for_each_colour_of_skin_and_hair(self, detector: Any, seed: int) -> None:
@@ -185,6 +223,71 @@ class MouthDetectorContract(Contract):
         columns_first = np.asfortranarray(_pixels(portrait.image))
         _assert_found(detector.detect_mouth(columns_first), portrait)
 
+    def test_a_tracker_follows_a_mouth_that_moves(self, track: Track) -> None:
+        """In each frame the mouth is where that frame shows the mouth: nothing lags behind."""
+        frames = [_moved(left) for left in (0, 6, 18, 36, 60, 90, 120, 110, 100, 100)]
+        for found, truth in zip(track(frames), frames, strict=True):
+            _assert_found(found, truth)
+
+    def test_a_tracker_agrees_with_detect_mouth(self, detector: Any, track: Track) -> None:
+        """A tracker finds the mouth that `detect_mouth` finds in the same frame."""
+        frames = [_moved(left) for left in (0, 10, 20, 60)]
+        for tracked, frame in zip(track(frames), frames, strict=True):
+            assert tracked is not None
+            found = mouth_metadata(detector.detect_mouth(_pixels(frame.image)), "detector")["animation"]
+            _assert_found(
+                tracked, DrawnPortrait(frame.image, found["mouth_center"], found["mouth_rx"], found["mouth_ry"])
+            )
+
+    def test_a_tracker_follows_a_mouth_that_opens_and_closes(self, track: Track) -> None:
+        """The size of the lips is that of each frame, not a mean over several frames."""
+        frames = [draw_portrait(mouth_open=mouth_open) for mouth_open in (0.0, 0.3, 0.9, 0.5, 0.0)]
+        for found, truth in zip(track(frames), frames, strict=True):
+            _assert_found(found, truth)
+
+    def test_a_tracker_returns_none_while_the_mouth_is_not_seen(self, track: Track) -> None:
+        """A frame without the mouth is None. When the person comes back, the mouth is found at once."""
+        frames = [_moved(left) for left in (0, 60, 120, 500, 500, 500, 120, 60, 0)]
+        found = track(frames)
+        assert found[3:6] == [None] * 3
+        for at in (0, 1, 2, 6, 7, 8):
+            _assert_found(found[at], frames[at])
+
+    def test_a_tracker_without_a_face_returns_none(self, track: Track) -> None:
+        """Noise is not a face in any frame."""
+        noise = [np.random.default_rng(seed).integers(0, 256, (300, 240, 3), dtype=np.uint8) for seed in range(3)]
+        frames = [DrawnPortrait(Image.fromarray(pixels), (0, 0), 0, 0) for pixels in noise]
+        assert track(frames) == [None, None, None]
+
+    def test_a_tracker_stays_with_the_largest_face(self, track: Track) -> None:
+        """Of two persons that move, the one with the largest face is tracked."""
+        frames = [_pair(step) for step in range(6)]
+        for found, truth in zip(track(frames), frames, strict=True):
+            _assert_found(found, truth)
+
+    def test_a_tracker_finds_the_largest_face_of_the_next_scene(self, track: Track) -> None:
+        """After a cut, the mouth of the next scene is found in its first frame."""
+        frames = [*(draw_portrait(360, 480, seed=1, face_width=0.5) for _ in range(3)), *[_elsewhere()] * 3]
+        for found, truth in zip(track(frames), frames, strict=True):
+            _assert_found(found, truth)
+
+    def test_trackers_of_two_videos_do_not_meet(self, open_tracker: OpenTracker) -> None:
+        """Frames of two videos in turn give what each video gives alone."""
+        videos = [_moved(0), _moved(20)], [_elsewhere(), _elsewhere()]
+        trackers = [open_tracker(video[0].image) for video in videos]
+        for at in range(2):
+            for tracker, video in zip(trackers, videos, strict=True):
+                _assert_found(tracker.track(_pixels(video[at].image), at / FPS), video[at])
+
+    def test_a_tracker_does_not_change_frames(self, open_tracker: OpenTracker) -> None:
+        """Frames may be read-only: the host encodes the same array at the same time."""
+        frame = _moved(0)
+        pixels = _pixels(frame.image)
+        pixels.flags.writeable = False
+        tracker = open_tracker(frame.image)
+        for at in range(2):
+            _assert_found(tracker.track(pixels, at / FPS), frame)
+
     def test_importing_the_plugin_stays_light(self, plugin: Any) -> None:
         """Importing the plugin imports none of `heavy_modules`. The hooks import them."""
         module = plugin.__name__ if isinstance(plugin, types.ModuleType) else type(plugin).__module__
@@ -201,6 +304,36 @@ def _nothing() -> None:
 
 def _pixels(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image)  # a copy: np.asarray's would be read-only
+
+
+def _moved(left: int) -> DrawnPortrait:
+    """Return a frame in which the person has moved to the left by that number of pixels; by 500, out of the frame."""
+    wide = _wide_portrait()
+    (x, y), width = wide.mouth_center, wide.image.width
+    frame = wide.image.crop((left, 0, left + 400, 480))
+    return DrawnPortrait(frame, ((x * width - left) / 400, y), wide.mouth_rx * width / 400, wide.mouth_ry)
+
+
+@functools.cache
+def _wide_portrait() -> DrawnPortrait:
+    return draw_portrait(900, 480, face_center=(0.3, 0.45), face_width=0.2, seed=3)
+
+
+def _pair(step: int) -> DrawnPortrait:
+    """Return a frame with a large face on the left and a small one on the right, which both move with each step."""
+    large, small = draw_portrait(600, 600, seed=1), draw_portrait(360, 360, seed=2)
+    frame = Image.new("RGB", (1000, 620), "#888888")
+    left, top = 8 * step, 2 * step
+    frame.paste(large.image, (left, top))
+    frame.paste(small.image, (640 - 4 * step, 120))
+    (x, y), (width, height) = large.mouth_center, frame.size
+    center = (left + x * 600) / width, (top + y * 600) / height
+    return DrawnPortrait(frame, center, large.mouth_rx * 600 / width, large.mouth_ry * 600 / height)
+
+
+def _elsewhere() -> DrawnPortrait:
+    """Return a frame of 360 x 480 with another person in another place, before another background."""
+    return draw_portrait(360, 480, seed=4, face_center=(0.62, 0.62), face_width=0.4)
 
 
 def _assert_found(found: MouthLandmarks | None, truth: DrawnPortrait) -> None:

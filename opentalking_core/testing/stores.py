@@ -82,6 +82,18 @@ async def ids(store: BundleStore) -> list[str]:
     return sorted([found.avatar_id async for found in store.scan()])
 
 
+def eventually(run: Run, check: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `check` until it passes, for a few seconds at most."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return run(check())
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 async def infos(store: BundleStore, avatar_id: str) -> dict[str, FileInfo]:
     """Return what `files` yields, by path."""
     return {info.path: info async for info in store.files(avatar_id)}
@@ -262,6 +274,17 @@ class BundleStoreContract(Contract):
 
         run(look())
 
+    def test_entity_tags_of_files_and_open_settle(self, opened: BundleStore, run: Run) -> None:
+        """`files` and `open` give an unchanged file the same etag, at the latest a second after it was written."""
+        run(opened.create("anna", bundle()))
+
+        async def look() -> None:
+            for path, info in (await infos(opened, "anna")).items():
+                async with opened.open("anna", path) as reader:
+                    assert reader.info.etag == info.etag
+
+        eventually(run, look)
+
     def test_empty_files_survive(self, opened: BundleStore, run: Run) -> None:
         """A file may be empty, given as bytes or as a stream."""
         run(opened.create("anna", {**bundle(), "empty.bin": b"", "empty_stream.bin": pieces(b"", 1)}))
@@ -351,6 +374,13 @@ class BundleStoreContract(Contract):
             run(opened.create("anna", {**bundle(), path: b"x"}))
         assert run(ids(opened)) == ["other"]
         assert run(contents(opened, "other")) == bundle()
+
+    @pytest.mark.parametrize("path", ["nothing.png", "manifest.json\n", "a\tb", "a\x7fb", "a\x01.png", "x" * 1024])
+    def test_a_missing_file_is_not_found(self, opened: BundleStore, run: Run, path: str) -> None:
+        """Opening a file that `files` doesn't name raises NotFound, also if the backend can't have such a name."""
+        run(opened.create("anna", bundle()))
+        with pytest.raises(NotFound):
+            run(read(opened, "anna", path))
 
     def test_a_bundle_needs_a_manifest(self, opened: BundleStore, run: Run) -> None:
         """Creating a bundle without manifest.json raises ValueError and leaves nothing."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import multiprocessing.util
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, ParamSpec, TypeVar
 
 from ..errors import InvalidRequest, PluginError, WorkersUnavailable
-from ..host.host import PluginChoice, PluginHost
 from ..portraits.checks import measure_face
 from ..portraits.detected_mouth import DetectedMouth
 from ..portraits.picture import decode_portrait
 from .runner import WorkerCrashed, run_with_retry
+from .worker_host import WorkerPlugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..host.host import PluginInfo
+    from ..host.host import PluginHost, PluginInfo
     from ..metrics import Metrics
     from .runner import Runner
     from .threads import ThreadRunner
@@ -53,21 +51,6 @@ class _DetectorResult(NamedTuple, Generic[T]):
     failure: str
     traceback: str
     seconds: dict[str, float]
-
-
-class _Detector(NamedTuple):
-    """A detector by its plugin's name. It is pickled without its host: a worker process loads a host of its own."""
-
-    name: str
-    choice: PluginChoice
-    host: PluginHost | None
-
-    def __reduce__(self) -> tuple[type[_Detector], tuple[str, PluginChoice, None]]:
-        return _Detector, (self.name, self.choice, None)
-
-    def load_host(self) -> PluginHost:
-        """Return the given host, or in a worker process the host of that process."""
-        return self.host or _worker_host(self.choice)
 
 
 class DetectorChain:
@@ -143,9 +126,9 @@ class DetectorChain:
         self._running += 1
         # A detector and an encoder that share a core take longer than one after the other.
         overlap = 2 * self._running <= self._runner.parallelism
-        detector = _Detector(info.name, self._host.choice, self._host)
+        plugins = WorkerPlugins(self._host.choice, self._host)
         try:
-            return await runner.run(_decode_and_detect, detector, picture, prepare, overlap)
+            return await runner.run(_decode_and_detect, plugins, info.name, picture, prepare, overlap)
         except (InvalidRequest, WorkersUnavailable):
             raise
         except Exception as error:
@@ -176,19 +159,23 @@ def _decode_and_prepare(picture: EncodedPicture, prepare: Callable[[PixelArray],
 
 
 def _decode_and_detect(
-    detector: _Detector, picture: EncodedPicture, prepare: Callable[[PixelArray], T] | None, overlap: bool
+    plugins: WorkerPlugins,
+    detector: str,
+    picture: EncodedPicture,
+    prepare: Callable[[PixelArray], T] | None,
+    overlap: bool,
 ) -> _DetectorResult[T]:
-    host = detector.load_host()
+    host = plugins.load_host()
     seconds: dict[str, float] = {}
     pixels = _timed(seconds, "decode", decode_portrait, *picture)
     if prepare is None:
-        return _DetectorResult(None, *_try_detect(seconds, host, detector.name, pixels), seconds)
+        return _DetectorResult(None, *_try_detect(seconds, host, detector, pixels), seconds)
     if not overlap:
         prepared = _timed(seconds, "encode", prepare, pixels)
-        return _DetectorResult(prepared, *_try_detect(seconds, host, detector.name, pixels), seconds)
+        return _DetectorResult(prepared, *_try_detect(seconds, host, detector, pixels), seconds)
     with ThreadPoolExecutor(1) as other_thread:
         preparing = other_thread.submit(_timed, seconds, "encode", prepare, pixels)
-        detected = _try_detect(seconds, host, detector.name, pixels)
+        detected = _try_detect(seconds, host, detector, pixels)
     return _DetectorResult(preparing.result(), *detected, seconds)
 
 
@@ -222,11 +209,3 @@ def _timed(seconds: dict[str, float], stage: str, function: Callable[P, T], *arg
         return function(*args, **kwargs)
     finally:
         seconds[stage] = time.perf_counter() - started
-
-
-@functools.cache
-def _worker_host(choice: PluginChoice) -> PluginHost:
-    """Return this worker process's own host, loaded by its first detection."""
-    host = PluginHost(choice).load()
-    multiprocessing.util.Finalize(host, host.shutdown, exitpriority=10)  # atexit isn't called in such processes
-    return host

@@ -63,9 +63,9 @@ class Hold:
 class WatchedStore:
     """Bundles in memory, in a store without a change stamp. The store is its own plugin: register it.
 
-    To hold or break a call, a test names the beginning of an operation ("scan", "open", "create", "replace", "delete"),
-    its end ("scanned", "opened", "created", "replaced", "deleted"), or the call for one object ("create anna",
-    "open anna/manifest.json").
+    To hold or break a call, a test names the beginning of an operation ("scan", "files", "open", "create", "replace",
+    "delete"), its end ("scanned", "opened", "created", "replaced", "deleted"), or the call for one object ("create
+    anna", "open anna/manifest.json").
     """
 
     def __init__(self) -> None:
@@ -77,15 +77,18 @@ class WatchedStore:
         self.opened: list[str] = []
         self.read: list[str] = []
         self.streamed: list[str] = []
+        #: chunks that were read of streamed files
+        self.chunks_read = 0
         #: arguments of each call of `create`
         self.created: list[tuple[str, dict[str, bytes | AsyncIterable[bytes]]]] = []
         #: largest number of files that were being opened at the same time
         self.most_opening = 0
+        #: number of files that are open
+        self.opening = 0
         #: exceptions to raise, by the name of the call
         self.broken: dict[str, Exception] = {}
         #: longest random delay in seconds, before and after each call
         self.jitter = 0.0
-        self._opening = 0
         self._holds: dict[str, Hold] = {}
 
     @hookimpl
@@ -157,6 +160,7 @@ class WatchedStore:
         await self._pass("scanned")
 
     async def files(self, avatar_id: str) -> AsyncIterator[FileInfo]:
+        await self._pass("files", avatar_id)
         async for info in self.inner.files(avatar_id):
             yield info
 
@@ -164,15 +168,15 @@ class WatchedStore:
     async def open(self, avatar_id: str, path: str) -> AsyncIterator[FileReader]:
         name = f"{avatar_id}/{path}"
         self.opened.append(name)
-        self._opening += 1
-        self.most_opening = max(self.most_opening, self._opening)
+        self.opening += 1
+        self.most_opening = max(self.most_opening, self.opening)
         try:
             await self._pass("open", name)
             async with self.inner.open(avatar_id, path) as file:
                 await self._pass("opened", name)
                 yield _WatchedReader(file, name, self)
         finally:
-            self._opening -= 1
+            self.opening -= 1
 
     async def create(self, avatar_id: str, files: Mapping[str, bytes | AsyncIterable[bytes]]) -> None:
         self.created.append((avatar_id, dict(files)))
@@ -208,9 +212,11 @@ class _WatchedReader:
         self.info = file.info
         self._file, self._name, self._store = file, name, store
 
-    def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         self._store.streamed.append(self._name)
-        return self._file.chunks(start, stop)
+        async for chunk in self._file.chunks(start, stop):
+            self._store.chunks_read += 1
+            yield chunk
 
     async def read(self) -> bytes:
         self._store.read.append(self._name)

@@ -1,10 +1,11 @@
-// Making an avatar from a photo.
+// Making an avatar from a photo or a video.
 
-import { checkPortrait, createAvatar, refusal, showPreview } from "./api.js";
+import { checkPortrait, createAvatar, isVideo, refusal, showPreview } from "./api.js";
 import { $, closable, element, say } from "./dom.js";
 
+const WORKING = "Locating the mouth and saving…";
 const dialog = $("create");
-let photo = null;
+let source = null; // the file of the photo or the video
 let check = new AbortController(); // of the check that is under way
 let upload = null; // AbortController while an upload is under way
 
@@ -15,9 +16,9 @@ export function startCreate(onCreated, onAbandoned) {
   $("photo").addEventListener("change", () => $("photo").files[0] && choose($("photo").files[0]));
   $("photo-preview").addEventListener("load", () => URL.revokeObjectURL($("photo-preview").src));
   $("photo-preview").addEventListener("error", () => {
-    if (!photo) return;
-    const name = photo.name;
-    forgetPhoto();
+    if (!source) return;
+    const name = source.name;
+    forgetSource();
     say($("create-error"), `“${name}” can’t be read as a picture. Choose another one.`);
   });
   $("base").addEventListener("change", showBase);
@@ -35,7 +36,7 @@ export function startCreate(onCreated, onAbandoned) {
 /**
  * Open the dialog.
  * avatars: the summaries of all avatars, of which those that can be a base are offered.
- * file: the photo, if there is one already.
+ * file: the photo or the video, if there is one already.
  */
 export function openCreate(avatars, file = null) {
   if (!dialog.open) {
@@ -48,7 +49,7 @@ export function openCreate(avatars, file = null) {
     $("no-base").hidden = bases.length > 0;
     $("create-form").hidden = bases.length === 0;
     $("name").value = "";
-    forgetPhoto();
+    forgetSource();
     say($("create-error"), "");
     dialog.showModal();
     if (!bases.length) return;
@@ -73,28 +74,32 @@ function showBase() {
   showPreview($("base-image"), $("base").value, 44);
 }
 
-function forgetPhoto() {
+function forgetSource() {
   check.abort();
-  photo = null;
+  source = null;
   $("photo").value = "";
   $("photo-preview").hidden = true;
   $("photo-preview").removeAttribute("src");
+  URL.revokeObjectURL($("video-preview").src);
+  $("video-preview").hidden = true;
+  $("video-preview").removeAttribute("src");
   $("photo-call").hidden = false;
   $("photo-name").textContent = "";
   $("check").hidden = true;
 }
 
 function choose(file) {
-  forgetPhoto();
+  forgetSource();
   const problem = refusal(file);
   say($("create-error"), problem);
   if (problem) return;
-  photo = file;
-  $("photo-preview").src = URL.createObjectURL(file);
-  $("photo-preview").hidden = false;
+  source = file;
+  const preview = $(isVideo(file) ? "video-preview" : "photo-preview");
+  preview.src = URL.createObjectURL(file);
+  preview.hidden = false;
   $("photo-call").hidden = true;
   $("photo-name").textContent = file.name;
-  runCheck(file);
+  if (!isVideo(file)) runCheck(file); // a video would be sent twice
 }
 
 async function runCheck(file) {
@@ -148,15 +153,15 @@ function title(name) {
 
 async function submit(onCreated, onAbandoned) {
   if (upload) return;
-  if (!photo) {
-    say($("create-error"), "Choose a photo first.");
+  if (!source) {
+    say($("create-error"), "Choose a photo or a video first.");
     $("photo").focus();
     return;
   }
   const form = new FormData();
   form.append("name", $("name").value);
   form.append("base_avatar_id", $("base").value);
-  form.append("image", photo);
+  form.append(isVideo(source) ? "video" : "image", source);
   say($("create-error"), "");
   upload = new AbortController();
   setBusy(true);
@@ -184,16 +189,23 @@ function setBusy(busy) {
   $("progress-spoken").textContent = "";
   $("create-cancel").textContent = busy ? "Cancel upload" : "Cancel";
   if (!busy) return;
-  showProgress(0);
+  showProgress({ sent: 0 });
   $("create-cancel").focus(); // the button that was pressed is gone
 }
 
-function showProgress(share) {
-  const percent = Math.floor(share * 100);
-  const working = "Locating the mouth and saving…";
-  $("progress-text").textContent = share < 1 ? `Uploading… ${percent} %` : working;
-  if (share < 1) $("progress-bar").value = percent;
-  else $("progress-bar").removeAttribute("value"); // the duration is unknown
-  const spoken = share < 1 ? "Uploading…" : working; // not every percent
-  if ($("progress-spoken").textContent !== spoken) $("progress-spoken").textContent = spoken;
+function showProgress({ sent = 1, frames_done = 0, frames = 0, seconds_left = null }) {
+  const [text, percent, spoken] =
+    sent < 1
+      ? [`Uploading… ${Math.floor(sent * 100)} %`, sent * 100, "Uploading…"]
+      : frames > 1
+        ? [`Locating the mouth: ${frames_done} of ${frames} frames${left(seconds_left)}`, (frames_done / frames) * 100, WORKING]
+        : [WORKING, null, WORKING];
+  $("progress-text").textContent = text;
+  if (percent === null) $("progress-bar").removeAttribute("value"); // the duration is unknown
+  else $("progress-bar").value = percent;
+  if ($("progress-spoken").textContent !== spoken) $("progress-spoken").textContent = spoken; // not every percent
+}
+
+function left(seconds) {
+  return seconds === null ? "" : `, ${Math.ceil(seconds)} s left`;
 }

@@ -2,9 +2,10 @@
 
 import { avatarUrl, deleteAvatar, readManifest, showPreview } from "./api.js";
 import { $, closable, element, initial, notify, say } from "./dom.js";
+import { showFrames, startFrames } from "./frames.js";
+import { drawOutlines } from "./outlines.js";
 
 const PREVIEW_WIDTH = 720; // in CSS pixels, more than the dialog shows
-const SVG = "http://www.w3.org/2000/svg";
 
 const dialog = $("detail");
 let shown = null; // id of the avatar in the dialog
@@ -28,6 +29,7 @@ export function startDetail(onDeleted) {
     shown = null;
     if (location.hash.startsWith("#/")) history.pushState(null, "", location.pathname + location.search);
   });
+  startFrames(drawFrame);
   $("show-outlines").addEventListener("change", showOutlines);
   $("detail-image").addEventListener("error", () => showPicture(false));
   $("detail-image").addEventListener("load", () => showPicture(true));
@@ -77,8 +79,9 @@ function fill(id, text) {
   $("detail-image").removeAttribute("src"); // the last avatar's
   showPicture(true);
   showPreview($("detail-image"), id, PREVIEW_WIDTH);
-  $("detail-mouth").textContent = drawOutlines(metadata, name, custom, id === justCreated);
+  $("detail-mouth").textContent = drawManifest(metadata, custom, id === justCreated);
   $("detail-facts").replaceChildren(...facts(id, manifest, metadata));
+  showFrames(id, metadata);
   $("manifest").textContent = JSON.stringify(manifest, null, 2);
   $("manifest").scrollTop = 0;
   $("manifest-link").href = avatarUrl(id);
@@ -97,51 +100,42 @@ function showOutlines() {
   outlines.classList.toggle("gone", !$("show-outlines").checked || $("detail-image").hidden);
 }
 
-/** Draw what the manifest knows of mouth and face; returns a sentence about it. */
-function drawOutlines(metadata, name, custom, isNew) {
-  const animation = metadata.animation ?? {};
-  const shapes = [];
-  if (isBox(metadata.face_box)) {
-    const [left, top, right, bottom] = metadata.face_box;
-    shapes.push(polygon([[left, top], [right, top], [right, bottom], [left, bottom]], "face"));
-  }
-  const mouth = isOutline(animation.outer_lip);
-  if (mouth) shapes.push(polygon(animation.outer_lip, "outer-lip"));
-  if (mouth && isOutline(animation.inner_mouth)) shapes.push(polygon(animation.inner_mouth, "inner-mouth"));
-  $("detail-outlines").replaceChildren(...shapes);
+/** Draw mouth and face over the picture; returns whether there is an outline of the mouth. */
+function draw(metadata) {
+  const { mouth, any } = drawOutlines($("detail-outlines"), metadata);
+  const name = $("detail-name").textContent;
   $("detail-outlines").setAttribute("aria-label", mouth ? `Outline of the mouth of ${name}` : "No outline of a mouth");
-  $("detail-toggle").hidden = !shapes.length;
+  $("detail-toggle").hidden = !any;
+  showOutlines();
+  return mouth;
+}
+
+/** Draw what the manifest knows of mouth and face; returns a sentence about it. */
+function drawManifest(metadata, custom, isNew) {
+  const mouth = draw(metadata);
   $("detail-mouth").classList.toggle("missing", custom && !mouth);
   $("detail-mouth").classList.toggle("ready", isNew && mouth);
-  showOutlines();
   const ready = isNew ? "The avatar is ready. " : "";
-  if (mouth) return `${ready}The mouth was found${by(metadata.mouth_polygon_source)}.`;
+  if (mouth) return `${ready}The mouth was found${by(metadata.mouth_polygon_source)}${inFrames(metadata)}.`;
   if (!custom) return "The manifest has no outline of the mouth.";
-  return `${ready}No mouth was found in the photo, so the manifest has none. A sharp photo of one face, from the front, works best.`;
+  return `${ready}No mouth was found, so the manifest has none. A sharp picture of one face, from the front, works best.`;
+}
+
+/** Draw what is known of one frame. */
+function drawFrame(metadata, text) {
+  draw(metadata);
+  $("detail-mouth").className = text ? "mouth missing" : "mouth";
+  $("detail-mouth").textContent = text || "The mouth was found in this frame.";
+}
+
+function inFrames(metadata) {
+  const found = metadata.portrait_checks?.checks?.frames_with_mouth?.value;
+  const all = metadata.extracted_frame_count;
+  return Number.isInteger(found) && Number.isInteger(all) ? `, in ${found} of ${all} frames` : "";
 }
 
 function by(source) {
   return typeof source === "string" && source !== "unavailable" ? ` by ${source}` : "";
-}
-
-function polygon(points, className) {
-  const shape = document.createElementNS(SVG, "polygon");
-  shape.setAttribute("points", points.map(([x, y]) => `${x},${y}`).join(" "));
-  shape.setAttribute("class", className);
-  return shape;
-}
-
-// Manifests are written by anybody: what is not of the right shape is not drawn.
-function isOutline(points) {
-  return Array.isArray(points) && points.length >= 3 && points.every((point) => isNumbers(point, 2));
-}
-
-function isBox(box) {
-  return isNumbers(box, 4);
-}
-
-function isNumbers(values, length) {
-  return Array.isArray(values) && values.length === length && values.every(Number.isFinite);
 }
 
 function facts(id, manifest, metadata) {
@@ -150,6 +144,7 @@ function facts(id, manifest, metadata) {
     ["Model type", manifest.model_type],
     ["Size", `${manifest.width} × ${manifest.height}`],
     ["Frame rate", `${manifest.fps} fps`],
+    ...(Number.isInteger(metadata.extracted_frame_count) ? [["Frames", frameCount(manifest, metadata)]] : []),
     ["Audio", `${manifest.sample_rate} Hz`],
   ];
   const shown = rows.map(([term, text]) => row(term, String(text)));
@@ -166,6 +161,11 @@ function facts(id, manifest, metadata) {
     shown.push(row("Portrait checks", text));
   }
   return shown;
+}
+
+function frameCount(manifest, metadata) {
+  const seconds = metadata.extracted_frame_count / manifest.fps;
+  return `${metadata.extracted_frame_count}, ${seconds.toFixed(1)} seconds`;
 }
 
 function row(term, content) {

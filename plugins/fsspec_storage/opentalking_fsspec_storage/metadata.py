@@ -22,8 +22,13 @@ _TIME_KEYS = ("mtime", "last_modified", "LastModified", "updated", "modified", "
 
 
 def etag(info: Mapping[str, Any]) -> str:
-    """Return a digest of everything in `info` that tells versions of a file apart."""
-    version = sorted((key, str(value)) for key, value in info.items() if key.lower() in _VERSION_KEYS)
+    """Return a digest of everything in `info` that tells versions of a file apart.
+
+    A listing may write the same metadata in another way than the information about a single file: a time as a number,
+    or a key in another case.
+    """
+    found = {key.lower(): _seconds(value) for key, value in info.items() if key.lower() in _VERSION_KEYS}
+    version = sorted((key, str(value)) for key, value in found.items())
     return hashlib.sha256(repr(version).encode()).hexdigest()[:32]
 
 
@@ -33,7 +38,11 @@ def file_info(path: str, info: Mapping[str, Any]) -> FileInfo:
     if isinstance(modified, str):
         with suppress(ValueError):
             modified = datetime.fromisoformat(modified)
-    if isinstance(modified, datetime):
-        modified = modified.timestamp()
+    modified = _seconds(modified)
     seconds = float(modified) if isinstance(modified, int | float) else time.time()
     return FileInfo(path, int(info.get("size") or 0), etag(info), seconds)
+
+
+def _seconds(value: object) -> object:
+    """Return a time as seconds since the epoch, and any other value as it is."""
+    return value.timestamp() if isinstance(value, datetime) else value

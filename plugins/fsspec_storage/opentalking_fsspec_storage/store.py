@@ -275,7 +275,9 @@ class FsspecStore:
         """Call `function` in a thread, for at most the timeout. Raises NotFound, StoreFull, StoreUnavailable."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
         try:
-            return await asyncio.wait_for(work, self._timeout)
+            # Python 3.11's asyncio.wait_for loses a cancellation that comes when the work has just ended.
+            async with asyncio.timeout(self._timeout):
+                return await work
         except TimeoutError:
             raise StoreUnavailable(f"{self.url} did not answer within {self._timeout:g} seconds") from None
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from opentalking_core import MouthLandmarks
+    from opentalking_core import MouthLandmarks, MouthTracker
 
 _detector = MouthDetector()
 
@@ -31,6 +31,12 @@ def startup() -> None:
 def detect_mouth(image: NDArray[np.uint8]) -> MouthLandmarks | None:
     """Return the mouth of the largest face; None if there is no face or no model file."""
     return _detector.detect(image)
+
+
+@hookimpl
+def open_mouth_tracker() -> MouthTracker | None:
+    """Return a tracker for the frames of one video; None if there is no model file."""
+    return _detector.open_tracker()
 
 
 @hookimpl

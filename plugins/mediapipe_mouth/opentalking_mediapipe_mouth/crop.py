@@ -1,4 +1,4 @@
-"""A square cut out of a picture, turned and shrunk, whose points can be mapped back into the picture."""
+"""Parts of a picture whose points can be mapped back: a square, turned and shrunk, and a rectangle of whole pixels."""
 
 from __future__ import annotations
 
@@ -71,3 +71,43 @@ class Crop:
         x = self.center[0] - along * middle + across * middle
         y = self.center[1] - across * middle - along * middle
         return (along, -across, x), (across, along, y)
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """A rectangle of whole pixels, turned by quarter turns: nothing is interpolated.
+
+    Args:
+        left, top, right, bottom: in pixels of the picture, inside the picture.
+        turn: how far the rectangle is turned clockwise, in degrees: 0, 90, 180 or 270.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    turn: int = 0
+
+    @classmethod
+    def around(cls, center: tuple[float, float], side: float, turn: int, picture: NDArray[np.uint8]) -> Cutout:
+        """Return the part of a square that lies inside `picture`, which holds at least one pixel."""
+        ends = picture.shape[1::-1]
+        left, top = (min(max(0, floor(middle - side / 2)), end - 1) for middle, end in zip(center, ends, strict=True))
+        right, bottom = (max(1, min(end, ceil(middle + side / 2))) for middle, end in zip(center, ends, strict=True))
+        return cls(left, top, max(right, left + 1), max(bottom, top + 1), turn)
+
+    def cut(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a view of this part of `picture`."""
+        import numpy as np
+
+        return np.rot90(picture[self.top : self.bottom, self.left : self.right], self.turn // 90)
+
+    def to_picture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where `points` of the cutout, in pixels, shape (..., 2), lie in the picture."""
+        import numpy as np
+
+        x, y = points[..., 0], points[..., 1]
+        width, height = self.right - self.left, self.bottom - self.top
+        turned = {0: (x, y), 90: (width - y, x), 180: (width - x, height - y), 270: (y, height - x)}[self.turn]
+        moved: NDArray[np.float64] = np.stack(turned, axis=-1) + (self.left, self.top)  # noqa: RUF005
+        return moved

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib.util
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from opentalking_core import MouthLandmarks, PluginError
 
 from . import model_file
-from .landmarker import Landmarker
+from .landmarker import Landmarker, VideoLandmarker
 from .mesh import INNER_MOUTH, OUTER_LIP
 from .search import find_faces
+from .tracking import FaceTracker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from opentalking_core import Point
+
     from .mesh import FaceMesh
+
+T = TypeVar("T")
 
 #: The Debian package of each system library that MediaPipe loads on Linux. Elsewhere its wheels bring all they need.
 SYSTEM_LIBRARIES = {"EGL": "libegl1", "GLESv2": "libgles2"}
@@ -45,11 +51,7 @@ class MouthDetector:
 
     def _open(self) -> Landmarker | None:
         if self._landmarker is None and (model := model_file.read()) is not None:
-            try:
-                self._landmarker = Landmarker(model)
-            except (ImportError, OSError, RuntimeError, ValueError) as error:  # OSError: a shared library is missing
-                remedy = " ".join(missing_software()) or "Reinstall opentalking-mediapipe-mouth."
-                raise PluginError(f"MediaPipe can't be loaded: {error}. {remedy}") from error
+            self._landmarker = _load(Landmarker, model)
         return self._landmarker
 
     def detect(self, image: NDArray[np.uint8]) -> MouthLandmarks | None:
@@ -65,19 +67,38 @@ class MouthDetector:
         Raises:
             PluginError: MediaPipe can't be loaded or fails, or the model file is not the right one.
         """
-        height, width = image.shape[:2]
+        with self.lend_for(image) as landmarker:
+            faces = find_faces(landmarker, image) if landmarker else []
+        return _landmarks(faces[0], len(faces), image) if faces else None
+
+    def open_tracker(self) -> MediapipeTracker | None:
+        """Return a tracker for one video; None if there is no model file.
+
+        Raises:
+            PluginError: MediaPipe can't be loaded, or the model file is not the right one.
+        """
+        self.open()
+        model = model_file.read()
+        return None if model is None else MediapipeTracker(self, _load(VideoLandmarker, model))
+
+    @contextlib.contextmanager
+    def lend_for(self, image: NDArray[np.uint8]) -> Iterator[Landmarker | None]:
+        """Lend the landmarker for one picture; None if there is no model file.
+
+        Raises:
+            PluginError: something failed meanwhile. The landmarker is discarded.
+        """
         with self._lock:  # MediaPipe runs one call at a time anyway; the lock also keeps `close` away from a detection
             landmarker = self._open()
-            if landmarker is None:
-                return None
             try:
-                faces = find_faces(landmarker, image)
+                yield landmarker
             except Exception as error:
                 self._landmarker = None
-                landmarker.discard()
+                if landmarker is not None:
+                    landmarker.discard()
+                height, width = image.shape[:2]
                 reason = " ".join(str(error).split())  # MediaPipe's messages have several lines
                 raise PluginError(f"MediaPipe failed at a picture of {width}x{height} pixels: {reason}") from error
-        return _landmarks(faces, width, height) if faces else None
 
     def close(self) -> None:
         """Release the landmarker; a later `detect` creates a new one."""
@@ -87,19 +108,64 @@ class MouthDetector:
             self._landmarker = None
 
 
-def _landmarks(faces: Sequence[FaceMesh], width: int, height: int) -> MouthLandmarks:
-    """Return what the plugin reports of `faces`, the largest first."""
-    largest = faces[0]
-    points = [(x / width, y / height) for x, y in largest.points.tolist()]
-    left, top, right, bottom = largest.box
+class MediapipeTracker:
+    """Tracks one person's mouth through a video (`opentalking_core.MouthTracker`).
+
+    Args:
+        detector: lends its landmarker for each frame.
+        video: the tracker's own, to be released by `close`.
+    """
+
+    def __init__(self, detector: MouthDetector, video: VideoLandmarker) -> None:
+        self._detector = detector
+        self._video = video
+        self._faces = FaceTracker(video)
+
+    def track(self, image: NDArray[np.uint8], seconds: float) -> MouthLandmarks | None:
+        """Locate the person's mouth in the next frame.
+
+        Returns:
+            What `MouthDetector.detect` returns, where the number of faces is that of the last frame that was looked at
+            as a whole.
+
+        Raises:
+            PluginError: MediaPipe can't be loaded or fails. A tracker that has failed stays failed.
+        """
+        with self._detector.lend_for(image) as landmarker:
+            face = self._faces.track(landmarker, image, seconds) if landmarker else None
+        landmarks = _landmarks(face, self._faces.faces, image) if face else None
+        return landmarks if landmarks and landmarks.is_in_picture else None
+
+    def close(self) -> None:
+        self._video.close()
+
+
+def _load(kind: Callable[[bytes], T], model: bytes) -> T:
+    """Return a landmarker of that kind. Raise PluginError with the remedy if MediaPipe can't be loaded."""
+    try:
+        return kind(model)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # OSError: a shared library is missing
+        remedy = " ".join(missing_software()) or "Reinstall opentalking-mediapipe-mouth."
+        raise PluginError(f"MediaPipe can't be loaded: {error}. {remedy}") from error
+
+
+def _landmarks(face: FaceMesh, faces: int, image: NDArray[np.uint8]) -> MouthLandmarks:
+    """Return what the plugin reports of a face in `image`, which shows that number of faces."""
+    height, width = image.shape[:2]
+    points = face.points / (width, height)
+    left, top, right, bottom = face.box
     return MouthLandmarks(
-        outer_lip=[points[i] for i in OUTER_LIP],
-        inner_mouth=[points[i] for i in INNER_MOUTH],
+        outer_lip=_points(points, OUTER_LIP),
+        inner_mouth=_points(points, INNER_MOUTH),
         face_box=(left / width, top / height, right / width, bottom / height),
         source="mediapipe",
-        faces=len(faces),
-        pose=largest.pose,
+        faces=faces,
+        pose=face.pose,
     )
+
+
+def _points(points: NDArray[np.float64], outline: tuple[int, ...]) -> list[Point]:
+    return [(x, y) for x, y in points[list(outline)].tolist()]
 
 
 def missing_software() -> tuple[str, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import atan2, cos, degrees, hypot, sin
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from .crop import Crop, Cutout
 
 # The lips in MediaPipe's 478-point face mesh: outlines in the order of the bundle format.
 OUTER_LIP = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 409, 270, 269, 267, 0, 37, 39, 40, 185)
@@ -35,10 +38,14 @@ class Box(NamedTuple):
         """The length of the longer side."""
         return max(self.right - self.left, self.bottom - self.top)
 
+    def distance(self, other: Box) -> float:
+        """Return the distance of the two middles."""
+        (x, y), (other_x, other_y) = self.center, other.center
+        return hypot(x - other_x, y - other_y)
+
     def is_same_face(self, other: Box) -> bool:
         """Whether two boxes of faces overlap so much that they must show one face."""
-        (x, y), (other_x, other_y) = self.center, other.center
-        return hypot(x - other_x, y - other_y) < min(self.size, other.size) / 2
+        return self.distance(other) < min(self.size, other.size) / 2
 
 
 class Pose(NamedTuple):
@@ -49,7 +56,7 @@ class Pose(NamedTuple):
     roll: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FaceMesh:
     """A face that the landmarker found.
 
@@ -61,7 +68,7 @@ class FaceMesh:
     points: NDArray[np.float64]
     pose: Pose
 
-    @property
+    @cached_property
     def box(self) -> Box:
         """The bounding box of all points."""
         left, top = self.points.min(axis=0)
@@ -85,6 +92,11 @@ class FaceMesh:
         """How far the face leans clockwise, in degrees."""
         x, y = self.points[_FOREHEAD] - self.points[_CHIN]
         return degrees(atan2(x, -y))
+
+    def moved(self, crop: Crop | Cutout) -> FaceMesh:
+        """Return this mesh in `crop` as a mesh in the picture."""
+        yaw, pitch, roll = self.pose
+        return FaceMesh(crop.to_picture(self.points), Pose(yaw, pitch, (roll + crop.turn + 180) % 360 - 180))
 
     def is_plausible(self) -> bool:
         """Return whether the eyes are above the mouth along the axis from the chin to the forehead."""
@@ -113,20 +125,18 @@ def pose_of_matrix(matrix: NDArray[np.float32]) -> Pose:
 
     x, y, z = (float(value) for value in matrix[:3, 3])
     aside, above = (_FRAMING_SHARE * angle for angle in (atan2(x, -z), atan2(y, hypot(x, z))))
-    straight_ahead = np.array((0.0, 0.0, 1.0))
-    framing = np.array((-sin(aside) * cos(above), -sin(above), cos(aside) * cos(above)))
-    up, forward = _rotation(framing, straight_ahead) @ matrix[:3, 1:3].T[..., None]
-    roll = atan2(up[0, 0], up[1, 0])
-    x, y, z = (float(value) for value in forward[:, 0])
+    framing = (-sin(aside) * cos(above), -sin(above), cos(aside) * cos(above))
+    turned = _rotation_to_the_camera(*framing) @ np.asarray(matrix[:3, 1:3], np.float64)
+    (up_x, x), (up_y, y), (_, z) = turned.tolist()
+    roll = atan2(up_x, up_y)
     aside, above = x * cos(roll) - y * sin(roll), x * sin(roll) + y * cos(roll)
     return Pose(degrees(atan2(aside, z)), degrees(atan2(above, hypot(aside, z))) - _LEVEL_PITCH, degrees(roll))
 
 
-def _rotation(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the smallest rotation that turns the unit vector `source` into `target` (Rodrigues)."""
+def _rotation_to_the_camera(x: float, y: float, z: float) -> NDArray[np.float64]:
+    """Return the smallest rotation that turns the unit vector (x, y, z) into (0, 0, 1) (Rodrigues)."""
     import numpy as np
 
-    x, y, z = np.cross(source, target)
-    cross = np.array(((0.0, -z, y), (z, 0.0, -x), (-y, x, 0.0)))
-    rotation: NDArray[np.float64] = np.eye(3) + cross + cross @ cross / max(1e-9, 1.0 + float(source @ target))
-    return rotation
+    share = 1 / max(1e-9, 1 + z)
+    mixed = -x * y * share
+    return np.array(((1 - x * x * share, mixed, -x), (mixed, 1 - y * y * share, -y), (x, y, z)))

@@ -19,7 +19,6 @@ from PIL import Image
 
 from .crop import Crop
 from .landmarker import MAX_FACES
-from .mesh import Box, FaceMesh, Pose
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .landmarker import Landmarker, Sighting
+    from .mesh import Box, FaceMesh
 
 #: The side of a window by the side of a window at the next scale. Faces are found from a fifth of a window's side on.
 _SCALE_STEP = 1.6
@@ -62,15 +62,25 @@ _MAX_DISAGREEMENT, _MAX_PRECISE_DISAGREEMENT = 0.2, 0.035
 
 def find_faces(landmarker: Landmarker, picture: NDArray[np.uint8]) -> list[FaceMesh]:
     """Return the confirmed meshes of up to MAX_FACES faces in `picture` (RGB, uint8), the largest first."""
+    return look_at_whole(landmarker, picture) or search_windows(landmarker, picture)
+
+
+def look_at_whole(landmarker: Landmarker, picture: NDArray[np.uint8]) -> list[FaceMesh]:
+    """Return the faces that the whole picture shows, the largest that is confirmed first; the others only count.
+
+    Takes 14 to 20 ms, or 3 ms without a face.
+    """
+    seen = sorted(landmarker.find_meshes(picture), key=lambda mesh: mesh.box.size, reverse=True)
+    if seen and (largest := confirmed(landmarker, picture, seen[0])) is not None:
+        return [largest, *seen[1:]]
+    return [mesh for mesh in (confirmed(landmarker, picture, mesh) for mesh in seen[1:]) if mesh is not None]
+
+
+def search_windows(landmarker: Landmarker, picture: NDArray[np.uint8]) -> list[FaceMesh]:
+    """Return the confirmed faces in turned copies and windows of `picture`. Takes 250 ms without a face."""
     import numpy as np
 
     picture = np.ascontiguousarray(picture)
-    seen = sorted(landmarker.find_meshes(picture), key=lambda mesh: mesh.box.size, reverse=True)
-    if seen and (largest := _confirmed(landmarker, picture, seen[0])) is not None:
-        return [largest, *seen[1:]]  # the others only count
-    found = [mesh for mesh in (_confirmed(landmarker, picture, mesh) for mesh in seen[1:]) if mesh is not None]
-    if found:
-        return found
     scales = _sightings(landmarker, picture)
     for sightings in scales:
         if found := _meshes_of(landmarker, picture, sightings, []):
@@ -79,7 +89,7 @@ def find_faces(landmarker: Landmarker, picture: NDArray[np.uint8]) -> list[FaceM
     return []
 
 
-def _confirmed(
+def confirmed(
     landmarker: Landmarker,
     picture: NDArray[np.uint8],
     mesh: FaceMesh,
@@ -141,17 +151,12 @@ def _mesh_of(
 ) -> FaceMesh | None:
     """Return the confirmed mesh of a face that the detector has seen; None if there is none."""
     crop = Crop(sighting.box.center, _MESH_MARGIN * sighting.box.size, sighting.lean)
-    meshes = [_mesh_in_picture(mesh, crop) for mesh in landmarker.find_meshes(crop.cut(picture))]
+    meshes = [mesh.moved(crop) for mesh in landmarker.find_meshes(crop.cut(picture))]
     meshes = [mesh for mesh in meshes if mesh.box.is_same_face(sighting.box)]
     if not meshes:
         return None
     largest = max(meshes, key=lambda mesh: mesh.box.size)
-    return _confirmed(landmarker, picture, largest, may_repeat=may_repeat, min_score=min_score)
-
-
-def _mesh_in_picture(mesh: FaceMesh, crop: Crop) -> FaceMesh:
-    yaw, pitch, roll = mesh.pose
-    return FaceMesh(crop.to_picture(mesh.points), Pose(yaw, pitch, (roll + crop.turn + 180) % 360 - 180))
+    return confirmed(landmarker, picture, largest, may_repeat=may_repeat, min_score=min_score)
 
 
 def _sightings(landmarker: Landmarker, picture: NDArray[np.uint8]) -> Iterator[list[Sighting]]:

@@ -28,28 +28,10 @@ from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.detectors import MouthDetectorContract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
 
     from opentalking_core.portraits.drawn import DrawnPortrait
-
-
-@pytest.fixture(scope="session")
-def model() -> Path:
-    """Return the path of the real model in the user's cache. The first run downloads the file."""
-    for problem in detector.missing_software():
-        pytest.skip(problem)
-    try:
-        return model_file.fetch()
-    except PluginError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def plugin(model: Path) -> Iterator[ModuleType]:
-    yield opentalking_mediapipe_mouth
-    opentalking_mediapipe_mouth.shutdown()
 
 
 class TestMediapipeMouth(MouthDetectorContract):

@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Larger objects are uploaded in parts and downloaded in ranges of this size. A manifest is never larger.
+#: Larger objects are uploaded in parts of this size. A manifest is never larger.
 PART_BYTES = 8 * 1024 * 1024
+
+#: Larger objects are downloaded in ranges of this size. While one range is being sent to a client, the next one is held
+#: by obstore and then also in Python.
+RANGE_BYTES = 2 * 1024 * 1024
 _PARALLEL_PARTS = 4  # number of parts of one object that are uploaded at the same time
 _PAGE_OBJECTS = 1000  # number of objects in one response to LIST, and in one request to delete
 
@@ -49,7 +53,7 @@ _MAX_CONNECT_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object that was read: its metadata, and its content unless the content is larger than PART_BYTES."""
+    """An object that was read: its metadata, and its content unless that is too large to be read as a whole."""
 
     meta: ObjectMeta
     data: bytes | None
@@ -192,12 +196,17 @@ class Bucket:
         with self._failures.translated():
             return await self._bounded(obstore.head_async(self._store, key))
 
-    async def get(self, key: str, known: str | None = None) -> Object:
-        """Return an object, unless its entity tag is `known`. Raises NotFound, NotModified, StoreUnavailable."""
+    async def get(self, key: str, known: str | None = None, max_bytes: int = PART_BYTES) -> Object:
+        """Return an object, without its content if that is larger than `max_bytes`.
+
+        Raises:
+            NotModified: the object's entity tag is `known`.
+            NotFound, StoreUnavailable: see the class.
+        """
 
         async def get() -> Object:
             found = await obstore.get_async(self._store, key, options={"if_none_match": known} if known else None)
-            small = found.meta["size"] <= PART_BYTES
+            small = found.meta["size"] <= max_bytes
             return Object(found.meta, bytes(await found.bytes_async()) if small else None)
 
         try:

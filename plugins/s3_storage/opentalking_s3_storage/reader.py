@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from opentalking_core import FileInfo, chunk_ranges
 
-from .bucket import PART_BYTES, modified
+from .bucket import RANGE_BYTES, modified
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class S3Reader:
 
     async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield a range of the file. Raise NotFound if the file was replaced or deleted meanwhile."""
-        for offset, length in chunk_ranges(self.info.size, start, stop, PART_BYTES):
+        for offset, length in chunk_ranges(self.info.size, start, stop, RANGE_BYTES):
             end = offset + length
             if self._data is not None:
                 yield self._data[offset:end]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
@@ -30,7 +31,7 @@ from opentalking_core import (
     is_bundle_path,
 )
 
-from .bucket import MAX_KEY_BYTES, Bucket, NotModified
+from .bucket import MAX_KEY_BYTES, RANGE_BYTES, Bucket, NotModified
 from .claims import Busy, Claims
 from .clocks import Clocks
 from .reader import S3Reader, file_info
@@ -52,6 +53,8 @@ LEASE_TIMEOUTS = 6  # length of a claim's lease, in multiples of the longest tim
 CREATE_WAIT_SECONDS = 2.0  # how long to wait for the outcome of another process's attempt to create the same id
 MAX_KNOWN_FILES = 4096
 MAX_LISTINGS = 10  # of a bundle whose manifest changes during each of them
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 _open_stores: WeakSet[S3Store] = WeakSet()
 
@@ -161,7 +164,7 @@ class S3Store:
     async def _read(self, key: str, path: str) -> S3Reader:
         known = None if path == MANIFEST else self._known.get(key)
         try:
-            found = await self._bucket.get(key, f'"{known.etag}"' if known else None)
+            found = await self._bucket.get(key, f'"{known.etag}"' if known else None, RANGE_BYTES)
         except NotModified:
             assert known is not None  # noqa: S101
             return S3Reader(known, key, self._bucket, None)
@@ -307,6 +310,7 @@ def _key(avatar_id: str, path: str) -> str:
     if not is_avatar_id(avatar_id):
         raise NotFound("there is no such avatar")
     key = f"{avatar_id}/{path}"
-    if not is_bundle_path(path) or len(key.encode()) > MAX_KEY_BYTES:
+    # obstore refuses keys with control characters, so no bundle has a file of such a name.
+    if not is_bundle_path(path) or len(key.encode()) > MAX_KEY_BYTES or _CONTROL_CHARACTER.search(path):
         raise NotFound(f"avatar {avatar_id!r} has no file {path!r}")
     return key

@@ -1,0 +1,1 @@
+"""From a stranger's video file to upright RGB frames at a constant rate. Runs in worker processes, with PyAV."""
