@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from .landmarker import VideoLandmarker
     from .mesh import Box, FaceMesh
 
-#: The side of a cutout by the size of the face in it. At first the cutout is so tight that no other face is in it. Then
-#: it grows by steps, because MediaPipe, which looks at the same fractions of each cutout, would see too much of another
-#: face. To follow the face, no edge of the cutout may come into MediaPipe's view.
-_START_MARGINS, _MARGIN = (1.7, 2.2), 3.0
+#: The side of a cutout by the size of the face in it: no edge of the cutout may come into MediaPipe's view. While the
+#: detector looks for the face, the cutout is black outside of the smaller side, so that no other face is in it.
+_MARGIN, _DETECTION_MARGIN = 3.0, 1.7
 
 #: A cutout stays where it is until the face has moved by this part of its size, grown by this factor, or leaned by
 #: this angle in degrees.
@@ -52,10 +51,10 @@ class FaceFollower:
         """
         self._last = face
         self.reject()
-        for margin in _START_MARGINS:
-            if self._video.find_mesh(_cutout(face, margin, frame).cut(frame)) is None:
-                return None
-        return self._look(self._place(face, frame), frame)
+        cutout = self._place(face, frame)
+        if self._video.find_mesh(cutout.cut_inside(_cutout(face, _DETECTION_MARGIN, frame), frame)) is None:
+            return None
+        return self._look(cutout, frame)
 
     def follow(self, frame: NDArray[np.uint8]) -> FaceMesh | None:
         """Return the mesh of the face in the next frame; None if the face isn't seen near its last place.
