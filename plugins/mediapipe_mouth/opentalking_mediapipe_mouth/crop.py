@@ -102,6 +102,16 @@ class Cutout:
 
         return np.rot90(picture[self.top : self.bottom, self.left : self.right], self.turn // 90)
 
+    def cut_inside(self, inner: Cutout, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return this part of `picture`, black outside of `inner`, which lies inside this part."""
+        import numpy as np
+
+        part = np.zeros((self.bottom - self.top, self.right - self.left, 3), np.uint8)
+        rows = slice(inner.top - self.top, inner.bottom - self.top)
+        columns = slice(inner.left - self.left, inner.right - self.left)
+        part[rows, columns] = picture[inner.top : inner.bottom, inner.left : inner.right]
+        return np.rot90(part, self.turn // 90)
+
     def to_picture(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return where `points` of the cutout, in pixels, shape (..., 2), lie in the picture."""
         import numpy as np

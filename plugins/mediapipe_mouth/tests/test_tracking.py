@@ -235,6 +235,16 @@ def test_track_hidden_person_is_not_a_person_close_by(plugin: ModuleType) -> Non
     assert_tracked(plugin, [shown, shown, covered, covered, shown, shown], tolerance=0.1)
 
 
+def test_track_face_that_is_suddenly_beside_the_person_is_not_the_person(plugin: ModuleType) -> None:
+    """From one frame to the next, no person moves by two thirds of the face's size."""
+    frames = []
+    for person, left in ((Person(170, 1), 300), (Person(170, 1), 300), (Person(170, 2), 360)):
+        image = Image.new("RGB", (1080, 1920), "#8890a0")
+        image.paste(person.drawn.image, (left, 300))
+        frames.append(Frame(image, person.mouth(left, 300) if left == 300 else None, person.lips))
+    assert_tracked(plugin, frames)
+
+
 def test_track_person_who_does_not_come_back_gives_way_to_another_person(plugin: ModuleType) -> None:
     person, other = Person(400, 1), Person(300, 2)
     both = scene((person, 100, 100), (other, 850, 200))
@@ -277,7 +287,7 @@ def test_track_small_face_in_full_body_frame(plugin: ModuleType) -> None:
     assert_tracked(plugin, frames, tolerance=0.1)
 
 
-@pytest.mark.parametrize("speed", [6, 24])
+@pytest.mark.parametrize("speed", [2, 8, 24])
 def test_track_small_face_that_crosses_the_frame_is_searched_once(
     plugin: ModuleType, monkeypatch: pytest.MonkeyPatch, speed: int
 ) -> None:
