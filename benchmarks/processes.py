@@ -47,8 +47,15 @@ class Server:
 
     def memory(self) -> float:
         """Return the resident MB of the server and its child processes; shared memory counts more than once."""
-        page = os.sysconf("SC_PAGE_SIZE")
-        return sum(int(_proc(pid, "statm").split()[1] or 0) for pid in self._processes()) * page / 1e6
+        return sum(map(_resident_megabytes, self._processes()))
+
+    def process_memory(self) -> float:
+        """Return the resident MB of the server's own process."""
+        return _resident_megabytes(self.process.pid)
+
+    def largest_child(self) -> float:
+        """Return the resident MB of its largest child process."""
+        return max(map(_resident_megabytes, self._processes()[1:]))
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the server and its child processes so far."""
@@ -64,6 +71,10 @@ class Server:
             for task in Path(f"/proc/{pid}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
         return found
+
+
+def _resident_megabytes(pid: int) -> float:
+    return int(_proc(pid, "statm").split()[1] or 0) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _proc(pid: int, name: str) -> str:

@@ -189,6 +189,36 @@ def upload(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
             yield _throughput_row(what, against, with_http, rates, target)
 
 
+def video(folder: Path, effort: Effort, costs: Costs) -> Iterator[Row]:
+    """Measure POST /avatars/custom with a video, in turn with OpenCV's and MediaPipe's loop."""
+    from . import videos  # imports MediaPipe and OpenCV
+
+    path = folder / "video.mp4"
+    videos.write_video(path)
+    avatars = make_bundles(folder / "avatars", 10, preview_png())
+    with load.processes(1) as workers, service(avatars) as ours:
+        wait_complete(ours, 10)
+        workers.submit(videos.opencv_loop, path).result()
+        before = ours.process_memory()
+        videos.post(ours.port, path)
+        times, loops, cpu = [], [], []
+        for _ in range(effort.rounds):
+            started = ours.cpu_seconds()
+            times.append(videos.post(ours.port, path))
+            cpu.append(ours.cpu_seconds() - started)
+            loops.append(workers.submit(videos.opencv_loop, path).result())
+        ratio = median(one / other for one, other in zip(times, loops, strict=True))
+        duration = videos.FRAMES / videos.FPS
+        what = f"a video of {videos.FRAMES} frames, {videos.WIDTH}x{videos.HEIGHT}"
+        loop = "OpenCV, MediaPipe and JPEG in a loop"
+        yield Row(what, median(times), "s", loop, median(loops), ratio, 0.5, at_most=True)
+        yield Row(what, median(times), "s", "its duration", duration, median(times) / duration, 1.0, at_most=True)
+        yield Row("CPU time of this", median(cpu), "s")
+        yield Row("memory of the largest worker", ours.largest_child(), "MB", target=600.0, at_most=True, absolute=True)
+        grown = ours.process_memory() - before
+        yield Row("growth of the API process", grown, "MB", target=32.0, at_most=True, absolute=True)
+
+
 def _throughput_row(
     what: str, against: str, measured: Sequence[load.Rate], baseline: Sequence[load.Rate], target: float | None
 ) -> Row:
@@ -292,6 +322,7 @@ SECTIONS = {
     "preview": (preview, True),
     "files": (files, True),
     "upload": (upload, False),
+    "video": (video, False),
     "latency": (latency, False),
     "startup": (startup, False),
     "scan": (scan, True),
