@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _STATIC = Path(__file__).parent / "static"
 
-#: Only our own files are run, shown and talked to, and text can't become markup. blob: is for the chosen photo or video.
+#: Only our own files are run, shown and talked to, and text can't become markup. blob: is for the chosen file.
 _CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
