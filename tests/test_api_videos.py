@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import multiprocessing.forkserver
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -58,8 +59,10 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Make and yield a temporary folder of the test's own, in which uploads are kept.
 
-    Its path is short, because worker processes have sockets there.
+    The fork server, which all worker processes come from, keeps its socket elsewhere.
     """
+    if sys.platform == "linux":
+        multiprocessing.forkserver.ensure_running()
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(tempfile, "tempdir", None)
