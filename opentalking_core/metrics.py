@@ -66,7 +66,7 @@ class Metrics:
         self.registry.register(self.requests)
         self._stages = Histogram(
             "opentalking_upload_stage_seconds",
-            "Stages of an upload: receive, decode, encode, detect, store; of a video: video_decode, video_detect, video_make.",
+            "Stages of an upload: receive, decode, encode, detect, store; video_decode, video_detect, video_make.",
             ("stage",),
             buckets=_BUCKET_SECONDS,
             registry=self.registry,

@@ -7,26 +7,48 @@
         def model_type(self):
             return MyType()
 
-Model types check bundles that people made by hand, so the tests pass them broken bundles of every kind.
+Model types check bundles that people made by hand, so the tests pass them broken bundles of every kind. Tests of a
+model type that makes its own files can use `ExampleSource`.
 """
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from math import cos, pi, sin
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from opentalking_core import AvatarBundle, PortraitRecipe, Problem
+from opentalking_core import (
+    AvatarBundle,
+    BundleFile,
+    BundleMaker,
+    BundleMetadata,
+    InvalidRequest,
+    MouthLandmarks,
+    OwnMetadata,
+    PortraitRecipe,
+    Problem,
+)
 from opentalking_core.bundles.manifest import AvatarManifest, is_bundle_path
 from opentalking_core.bundles.store import MANIFEST, PREVIEW
+from opentalking_core.portraits.drawn import draw_portrait
 
 from .contract import Contract
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Iterator, Mapping
 
-    from opentalking_core import ModelType
+    from numpy.typing import NDArray
+
+    from opentalking_core import ModelType, SourceKind
 
 #: A value of every JSON type, and texts that are no good as paths.
 ODD_VALUES: tuple[Any, ...] = (
@@ -49,6 +71,9 @@ ODD_FILES: tuple[Mapping[str, int], ...] = (
     {"frames/README.txt": 1, "frames/.png": 1, "full_frames/png": 1, "帧/0.png": 1},
     {f"frames/frame_{n:05d}.png": 1 for n in range(2000)},
 )
+
+#: Contents of small files: empty, binary, texts of other formats, and a damaged pickle.
+ODD_CONTENTS = (b"", b"\0" * 100, b"not what it should be", b"{}", b'{"frames": [1]}', b"[[[", b"\xff", b"\x80\x04.")
 
 
 class ModelTypeContract(Contract):
@@ -107,6 +132,152 @@ class ModelTypeContract(Contract):
         assert metadata == dict(recipe.metadata), "it goes into a manifest.json"
         made = bundle(model_type, {MANIFEST: 100, **dict.fromkeys(recipe.picture_paths, 1000)}, metadata)
         assert [problem for problem in check(model_type, made) if problem.severity == "error"] == []
+
+    def test_made_files_are_a_bundle_that_passes_or_the_source_is_refused(self, model_type: ModelType) -> None:
+        """Paths are valid and unique, metadata is JSON, and this model type finds no error in what it has made.
+
+        The manifest, the preview, the reference picture and the video are added by the host. A source without a mouth,
+        or with frames without a mouth, may be refused.
+        """
+        maker = _maker(model_type)
+        for kind in maker.sources:
+            for gap in (range(0), range(7, 9), range(100)):
+                try:
+                    files, metadata = _made(maker, ExampleSource(kind, gap))
+                except InvalidRequest as error:
+                    refused = str(error)
+                    assert gap, f"a {kind} with a mouth in each frame was refused: {refused}"
+                    assert refused.strip(), "say why"
+                    continue
+                assert all(is_bundle_path(path) for path in files)
+                assert MANIFEST not in files
+                files = {MANIFEST: b"{}", PREVIEW: b"x", "reference.png": b"x"} | files
+                found = check(model_type, _readable(model_type, files, metadata))
+                assert [problem for problem in found if problem.severity == "error"] == []
+
+    def test_frames_are_released_while_files_are_made(self, model_type: ModelType) -> None:
+        """A video has hundreds of frames of several MB: at most four are held at once."""
+        maker = _maker(model_type)
+        for kind in maker.sources:
+            source = ExampleSource(kind)
+            for _ in maker.make_files(source):
+                assert source.frames_alive <= 4
+
+    def test_making_files_can_be_broken_off(self, model_type: ModelType) -> None:
+        """The host stops reading if the client leaves."""
+        maker = _maker(model_type)
+        for kind in maker.sources:
+            making = iter(maker.make_files(ExampleSource(kind)))
+            next(making)
+            if isinstance(making, Generator):
+                making.close()
+
+    def test_odd_content_of_small_files_gets_problems_not_exceptions(self, model_type: ModelType) -> None:
+        """Each file of a made bundle in turn has other content, because bundles come from strangers, too."""
+        maker = _maker(model_type)
+        for kind in maker.sources:
+            files, metadata = _made(maker, ExampleSource(kind))
+            files[MANIFEST] = b"{}"
+            for path in sorted(files)[:50]:
+                for content in ODD_CONTENTS:
+                    check(model_type, _readable(model_type, files | {path: content}, metadata))
+
+    def test_stale_metadata_are_keys(self, model_type: ModelType) -> None:
+        """`stale_metadata` names keys of a manifest's metadata."""
+        if not isinstance(model_type, OwnMetadata):
+            pytest.skip(f"{model_type.name} has no metadata of its own")
+        assert not isinstance(model_type.stale_metadata, str)
+        assert all(isinstance(key, str) and key for key in model_type.stale_metadata)
+
+
+class ExampleSource:
+    """A drawn portrait or video as an `AvatarSource`, for tests of `make_files`.
+
+    Args:
+        kind: a portrait has one frame, a video 12 frames, 24 per second.
+        gap: the numbers of the frames without a mouth.
+        upload: the uploaded file, which need not exist.
+    """
+
+    width, height = 96, 128
+
+    def __init__(self, kind: SourceKind, gap: Container[int] = (), upload: Path = Path("upload")) -> None:
+        self.kind = kind
+        self.upload = upload
+        self.fps = None if kind == "portrait" else 24.0
+        self.frame_count = 1 if kind == "portrait" else 12
+        self._gap = gap
+        self._alive: WeakSet[ExampleFrame] = WeakSet()
+
+    @property
+    def frames_alive(self) -> int:
+        """How many frames are held by anybody."""
+        return len(self._alive)
+
+    def frames(self) -> Iterator[ExampleFrame]:
+        """Yield the frames: a face whose mouth opens and closes."""
+        for number in range(self.frame_count):
+            frame = _draw_frame(self.width, self.height, number, has_mouth=number not in self._gap)
+            self._alive.add(frame)
+            yield frame
+            del frame
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleFrame:
+    """A drawn frame; see `opentalking_core.Frame`."""
+
+    pixels: NDArray[np.uint8]
+    mouth: MouthLandmarks | None
+    seconds: float
+
+    def jpeg(self) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(self.pixels).save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+
+def _draw_frame(width: int, height: int, number: int, *, has_mouth: bool) -> ExampleFrame:
+    drawn = draw_portrait(width, height, mouth_open=number % 4 / 3)
+    (x, y), rx, ry = drawn.mouth_center, drawn.mouth_rx, drawn.mouth_ry
+    around = [(cos(2 * pi * n / 20), sin(2 * pi * n / 20)) for n in range(20)]
+    mouth = MouthLandmarks(
+        outer_lip=[(x + rx * across, y + ry * down) for across, down in around],
+        inner_mouth=[(x + 0.7 * rx * across, y + 0.5 * ry * down) for across, down in around],
+        face_box=(x - 3 * rx, y - 0.4, x + 3 * rx, y + 0.2),
+        source="example",
+    )
+    return ExampleFrame(np.asarray(drawn.image), mouth if has_mouth else None, number / 24)
+
+
+def _maker(model_type: ModelType) -> BundleMaker:
+    """Return the model type, if it makes files of its own; else skip the test."""
+    if not isinstance(model_type, BundleMaker):
+        pytest.skip(f"{model_type.name} makes no files of its own")
+    return model_type
+
+
+def _made(maker: BundleMaker, source: ExampleSource) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Return the files and the metadata that a model type makes of a source."""
+    files: dict[str, bytes] = {}
+    metadata: dict[str, Any] = {}
+    for made in maker.make_files(source):
+        if isinstance(made, BundleFile):
+            assert made.path not in files, f"{made.path} is made twice"
+            assert isinstance(made.content, bytes)
+            files[made.path] = made.content
+        else:
+            assert isinstance(made, BundleMetadata)
+            entries = json.loads(json.dumps(dict(made.entries), allow_nan=False))
+            assert entries == dict(made.entries), "it goes into a manifest.json"
+            metadata |= entries
+    return files, metadata
+
+
+def _readable(model_type: ModelType, files: Mapping[str, bytes], metadata: Mapping[str, Any]) -> AvatarBundle:
+    """Return a bundle of this type whose files can be read."""
+    made = bundle(model_type, {path: len(content) for path, content in files.items()}, metadata)
+    return replace(made, reader=files.__getitem__)
 
 
 def bundle(
