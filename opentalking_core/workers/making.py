@@ -191,7 +191,9 @@ class _Files:
                     raise ValueError(f"the file {path!r} is {MANIFEST}, repeated, or no path inside a bundle")
                 self.paths[path] = None
                 file = self._folder / path
-                file.parent.mkdir(parents=True, exist_ok=True)
+                # The folder itself is never made again: it is gone if nobody waits for the files any more.
+                for parent in reversed(file.relative_to(self._folder).parents[:-1]):
+                    (self._folder / parent).mkdir(exist_ok=True)
                 file.write_bytes(content)
             case BundleMetadata(entries):
                 self.metadata |= json.loads(json.dumps(dict(entries), allow_nan=False))
