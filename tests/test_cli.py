@@ -384,14 +384,23 @@ def test_validate_checks_bundles_of_any_store(run: Run) -> None:
             await store.create("good", {"manifest.json": _manifest("good"), "preview.png": b"x"})
             await store.create("bad", {"manifest.json": _manifest("bad", model_type="musetalk"), "preview.png": b"x"})
             await store.create("torn", {"manifest.json": b"{"})
+            mouths = {"frame_metadata": "frames/mouths.json"}
+            video = _manifest("video", model_type="wav2lip", metadata=mouths)
+            files = {
+                "manifest.json": video,
+                "preview.png": b"x",
+                "frames/0.jpg": b"x",
+                "frames/mouths.json": b"no JSON",
+            }
+            await store.create("video", files)
 
     asyncio.run(put())
     result = run("validate", "--store", "memory://validate", "--json")
     assert result.exit_code == 1
     found = {row["id"]: [problem["where"] for problem in row["problems"]] for row in json.loads(result.stdout)}
-    assert found == {"bad": ["full_frames/"], "good": [], "torn": ["manifest.json"]}
+    assert found == {"bad": ["full_frames/"], "good": [], "torn": ["manifest.json"], "video": ["frames/mouths.json"]}
     table = run("validate", "--store", "memory://validate").stdout
-    assert "3 bundles, 2 with errors" in table
+    assert "4 bundles, 2 with errors" in table
 
 
 def test_validate_checks_a_folder_or_one_bundle(run: Run, avatars: Path) -> None:

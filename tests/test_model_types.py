@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,3 +63,24 @@ def test_type_reports_what_the_bundle_format_requires(
 ) -> None:
     found = check(MODEL_TYPES[name], bundle(MODEL_TYPES[name], dict.fromkeys(files, 1), metadata))
     assert [problem.where for problem in found if problem.severity == "error"] == ([where] if where else [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"frames": {"0.jpg": {}, "1.jpg": {}}}', None),
+        (b'{"frames": {"0.jpg": {}, "7.jpg": {}, "8.jpg": {}}}', "names 2 frames that are missing, '7.jpg' first"),
+        (b'{"frames": {"0.jpg": 3}}', "has no object for 1 frames, '0.jpg' first"),
+        (b'{"frames": [1]}', "is not JSON with an object"),
+        (b"no JSON", "is not JSON with an object"),
+        (b"[" * 100_000, "is not JSON with an object"),
+        (None, "names 'frames/mouths.json', which is missing"),
+    ],
+)
+def test_wav2lip_warns_of_mouths_that_do_not_fit_the_frames(content: bytes | None, message: str | None) -> None:
+    files = {"frames/0.jpg": b"x", "frames/1.jpg": b"x"} | ({"frames/mouths.json": content} if content else {})
+    made = bundle(MODEL_TYPES["wav2lip"], {path: len(data) for path, data in files.items()})
+    made.manifest.metadata["frame_metadata"] = "frames/mouths.json"
+    found = check(MODEL_TYPES["wav2lip"], dataclasses.replace(made, reader=files.__getitem__))
+    assert [problem.severity for problem in found] == (["warning"] if message else [])
+    assert message is None or message in found[0].message

@@ -53,6 +53,8 @@ class _Wav2Lip:
                 yield Problem(
                     "error", f"{folder}/", "holds no PNG or JPG, and there is no reference.png or reference.jpg either"
                 )
+        else:
+            yield from _frame_metadata_problems(bundle, folder.strip("/"))
 
     def make_files(self, source: AvatarSource) -> Iterator[BundleFile | BundleMetadata]:
         """Yield every frame as a JPEG, and where the mouth is in each."""
@@ -71,6 +73,30 @@ class _Wav2Lip:
         yield BundleMetadata(
             {"reference_mode": "frames", "frame_dir": "frames", "frame_metadata": _FRAME_METADATA, "idle_mode": "loop"}
         )
+
+
+def _frame_metadata_problems(bundle: AvatarBundle, folder: str) -> Iterator[Problem]:
+    """Warn about a list of the frames' mouths that doesn't fit the frames."""
+    path = bundle.manifest.metadata.get("frame_metadata")
+    if not isinstance(path, str):
+        return
+    if path not in bundle.files:
+        yield Problem("warning", "metadata.frame_metadata", f"names {path!r:.80}, which is missing")
+        return
+    data = bundle.read_small(path)
+    if data is None:  # it can't be read here
+        return
+    try:
+        frames = json.loads(data)["frames"]
+        unknown = sorted(name for name in frames if f"{folder}/{name}" not in bundle.files)
+        wrong = sorted(name for name, mouth in frames.items() if not isinstance(mouth, dict))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        yield Problem("warning", path, 'is not JSON with an object "frames": make the avatar again from its video')
+        return
+    if unknown:
+        yield Problem("warning", path, f"names {len(unknown)} frames that are missing, {unknown[0]!r:.60} first")
+    if wrong:
+        yield Problem("warning", path, f"has no object for {len(wrong)} frames, {wrong[0]!r:.60} first")
 
 
 @dataclass(frozen=True)

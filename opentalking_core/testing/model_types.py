@@ -8,7 +8,7 @@
             return MyType()
 
 Model types check bundles that people made by hand, so the tests pass them broken bundles of every kind. Tests of a
-model type that makes its own files can use `ExampleSource`.
+model type that makes its own files can use `DrawnSource`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class ModelTypeContract(Contract):
         for kind in maker.sources:
             for gap in (range(0), range(7, 9), range(100)):
                 try:
-                    files, metadata = _made(maker, ExampleSource(kind, gap))
+                    files, metadata = _made(maker, DrawnSource(kind, gap))
                 except InvalidRequest as error:
                     refused = str(error)
                     assert gap, f"a {kind} with a mouth in each frame was refused: {refused}"
@@ -159,7 +159,7 @@ class ModelTypeContract(Contract):
         """A video has hundreds of frames of several MB: at most four are held at once."""
         maker = _maker(model_type)
         for kind in maker.sources:
-            source = ExampleSource(kind)
+            source = DrawnSource(kind)
             for _ in maker.make_files(source):
                 assert source.frames_alive <= 4
 
@@ -167,7 +167,7 @@ class ModelTypeContract(Contract):
         """The host stops reading if the client leaves."""
         maker = _maker(model_type)
         for kind in maker.sources:
-            making = iter(maker.make_files(ExampleSource(kind)))
+            making = iter(maker.make_files(DrawnSource(kind)))
             next(making)
             if isinstance(making, Generator):
                 making.close()
@@ -176,7 +176,7 @@ class ModelTypeContract(Contract):
         """Each file of a made bundle in turn has other content, because bundles come from strangers, too."""
         maker = _maker(model_type)
         for kind in maker.sources:
-            files, metadata = _made(maker, ExampleSource(kind))
+            files, metadata = _made(maker, DrawnSource(kind))
             files[MANIFEST] = b"{}"
             for path in sorted(files)[:50]:
                 for content in ODD_CONTENTS:
@@ -190,7 +190,7 @@ class ModelTypeContract(Contract):
         assert all(isinstance(key, str) and key for key in model_type.stale_metadata)
 
 
-class ExampleSource:
+class DrawnSource:
     """A drawn portrait or video as an `AvatarSource`, for tests of `make_files`.
 
     Args:
@@ -207,14 +207,14 @@ class ExampleSource:
         self.fps = None if kind == "portrait" else 24.0
         self.frame_count = 1 if kind == "portrait" else 12
         self._gap = gap
-        self._alive: WeakSet[ExampleFrame] = WeakSet()
+        self._alive: WeakSet[DrawnFrame] = WeakSet()
 
     @property
     def frames_alive(self) -> int:
         """How many frames are held by anybody."""
         return len(self._alive)
 
-    def frames(self) -> Iterator[ExampleFrame]:
+    def frames(self) -> Iterator[DrawnFrame]:
         """Yield the frames: a face whose mouth opens and closes."""
         for number in range(self.frame_count):
             frame = _draw_frame(self.width, self.height, number, has_mouth=number not in self._gap)
@@ -224,7 +224,7 @@ class ExampleSource:
 
 
 @dataclass(frozen=True, eq=False)
-class ExampleFrame:
+class DrawnFrame:
     """A drawn frame; see `opentalking_core.Frame`."""
 
     pixels: NDArray[np.uint8]
@@ -237,7 +237,7 @@ class ExampleFrame:
         return file.getvalue()
 
 
-def _draw_frame(width: int, height: int, number: int, *, has_mouth: bool) -> ExampleFrame:
+def _draw_frame(width: int, height: int, number: int, *, has_mouth: bool) -> DrawnFrame:
     drawn = draw_portrait(width, height, mouth_open=number % 4 / 3)
     (x, y), rx, ry = drawn.mouth_center, drawn.mouth_rx, drawn.mouth_ry
     around = [(cos(2 * pi * n / 20), sin(2 * pi * n / 20)) for n in range(20)]
@@ -247,7 +247,7 @@ def _draw_frame(width: int, height: int, number: int, *, has_mouth: bool) -> Exa
         face_box=(x - 3 * rx, y - 0.4, x + 3 * rx, y + 0.2),
         source="example",
     )
-    return ExampleFrame(np.asarray(drawn.image), mouth if has_mouth else None, number / 24)
+    return DrawnFrame(np.asarray(drawn.image), mouth if has_mouth else None, number / 24)
 
 
 def _maker(model_type: ModelType) -> BundleMaker:
@@ -257,7 +257,7 @@ def _maker(model_type: ModelType) -> BundleMaker:
     return model_type
 
 
-def _made(maker: BundleMaker, source: ExampleSource) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _made(maker: BundleMaker, source: DrawnSource) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files and the metadata that a model type makes of a source."""
     files: dict[str, bytes] = {}
     metadata: dict[str, Any] = {}

@@ -8,10 +8,11 @@ import opentalking_example
 import pytest
 from opentalking_example import ExampleType
 
+from opentalking_core import BundleFile, BundleMetadata, InvalidRequest
 from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.portraits.drawn import draw_portrait
 from opentalking_core.testing.fixtures import example_manifest
-from opentalking_core.testing.model_types import ModelTypeContract, bundle
+from opentalking_core.testing.model_types import DrawnSource, ModelTypeContract, bundle
 from opentalking_core.testing.running import running_service
 
 
@@ -31,6 +32,23 @@ def test_unknown_expression_is_an_error() -> None:
     (problem,) = ExampleType().problems(checked)
     assert problem.where == "metadata.expression"
     assert "'bored'" in problem.message
+
+
+def test_wrong_number_of_frames_is_an_error() -> None:
+    files = {"reference.png": 1000, "frames/00000.jpg": 1000}
+    (problem,) = ExampleType().problems(bundle(ExampleType(), files, {"frame_count": 2}))
+    assert problem.message == "holds 1 frames, but metadata.frame_count is 2"
+
+
+def test_frames_before_the_first_mouth_are_left_out() -> None:
+    made = list(ExampleType().make_files(DrawnSource("video", gap=range(5))))
+    assert [file.path for file in made if isinstance(file, BundleFile)] == [f"frames/{n:05d}.jpg" for n in range(7)]
+    assert made[-1] == BundleMetadata({"expression": "neutral", "frame_count": 7})
+
+
+def test_video_without_a_mouth_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="shows no mouth"):
+        list(ExampleType().make_files(DrawnSource("video", gap=range(100))))
 
 
 def test_portrait_becomes_an_avatar_of_this_type() -> None:
