@@ -117,7 +117,7 @@ class ManifestEditor:
                 etag = await store.replace_manifest(avatar_id, content, before.etag)
         finally:  # even after a failure, the new manifest may be there
             self._forget(avatar_id)
-        self._catalog.changed(avatar_id, after)
+        self._catalog.changed(avatar_id, after, etag)
         return StoredManifest(after, content, etag)
 
     def _changed(

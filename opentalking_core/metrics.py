@@ -86,6 +86,9 @@ class Metrics:
             registry=self.registry,
         )
         self.avatars = Gauge("opentalking_avatars", "Avatars that are listed.", registry=self.registry)
+        self.listeners = Gauge(
+            "opentalking_event_listeners", "Clients that follow /avatars/events.", registry=self.registry
+        )
         self.uploads = Gauge(
             "opentalking_uploads_running", "Uploads being taken in or worked on.", registry=self.registry
         )

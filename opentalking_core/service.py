@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .bundles.reading import StoredManifest
     from .bundles.store import FileReader
     from .catalog import Catalog, Listing, ListingPage, ListingQuery
+    from .catalog.event_log import EventLog
     from .health import Health, StoreHealth
     from .host.host import PluginHost
     from .portraits.checks import PortraitReport
@@ -149,6 +150,19 @@ class AvatarService:
     def current_listing(self) -> Listing | None:
         """Return what `listing` would return, or None if that takes waiting."""
         return self._catalog.current() if self._connection.is_open else None
+
+    @property
+    def events(self) -> EventLog:
+        """The latest changes of the list, whoever made them."""
+        return self._catalog.events
+
+    async def manifest_etag(self, avatar_id: str) -> str | None:
+        """Return the entity tag of an avatar's manifest, or None if it can't be read."""
+        try:
+            async with self.manifest(avatar_id) as file:
+                return file.info.etag
+        except (NotFound, StoreUnavailable):
+            return None
 
     async def page(self, query: ListingQuery) -> ListingPage:
         """Return a part of the list. Raise StoreUnavailable if the store could never be read."""

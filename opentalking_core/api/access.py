@@ -24,6 +24,7 @@ _ACTIONS_ON_AVATAR: dict[str, Action] = {"PATCH": "update", "DELETE": "delete"}
 _ACTIONS: dict[tuple[str, str], Action] = {
     ("/avatars", "GET"): "list",
     ("/avatars/check", "POST"): "check",
+    ("/avatars/events", "GET"): "list",
     ("/avatars/custom", "POST"): "create",
     **{
         (f"/avatars/{avatar_id}", method): action

@@ -20,6 +20,7 @@ from .bundle_files import FileListResource, FileResource
 from .bundle_zip import BundleZipResource
 from .docs import docs_routes
 from .errors import add_error_handlers
+from .events import EventsResource
 from .gallery import gallery_routes
 from .headers import CORS_EXPOSED_HEADERS, NoSniff, VaryByOrigin
 from .health import HealthResource, HealthzResource
@@ -90,6 +91,7 @@ def _falcon_app(
         "/avatars": AvatarListResource(service),
         "/avatars/custom": CustomAvatarsResource(service),
         "/avatars/check": SourceCheckResource(service),
+        "/avatars/events": EventsResource(service),
         "/avatars/{avatar_id}": AvatarResource(service),
         "/avatars/{avatar_id}/preview": PreviewResource(service),
         "/avatars/{avatar_id}/preview-video": PreviewVideoResource(service),

@@ -13,6 +13,9 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _RECEIVE = "opentalking.receive"
 
+#: The key of a scope with functions that end a stream, which the server calls when it begins to end.
+STREAM_END = "opentalking.stream_end"
+
 
 async def client_left(scope: Scope) -> None:
     """Return when the client of a request, whose body has been read, closes the connection."""
@@ -33,6 +36,7 @@ class DispatchBeforeBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[_RECEIVE] = receive
+        scope[STREAM_END] = []
         await self._app(scope, _starting_with_empty_chunk(receive) if scope["type"] == "http" else receive, send)
 
 

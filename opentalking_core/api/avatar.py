@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..service import AvatarService
 
-ReservedId = Literal["custom", "check"]
+ReservedId = Literal["custom", "check", "events"]
 
 #: Words after /avatars/ that are paths of their own. An avatar may have such an id all the same.
 RESERVED_IDS: tuple[ReservedId, ...] = get_args(ReservedId)

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .asgi import STREAM_END
+
 if sys.platform == "linux":
     import fcntl
     import termios
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sized
+    from collections.abc import Callable, Sized
 
 #: Check each connection this often, and close it if its client has made no progress since the previous check.
 PROGRESS_CHECK_SECONDS = 30.0
@@ -94,6 +96,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
         else:
             self.transport.close()
+
+    def shutdown(self) -> None:
+        """Begin to end. Responses are finished, except streams without an end."""
+        if self.cycle is not None:
+            ends: list[Callable[[], object]] = self.cycle.scope.get(STREAM_END, [])  # type: ignore[assignment]
+            for end in ends:
+                end()
+        super().shutdown()
 
     def resume_writing(self) -> None:
         self._unread_bytes = 0

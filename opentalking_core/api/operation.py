@@ -25,6 +25,7 @@ REQUEST_HEADERS: dict[str, str] = {
     "If-Modified-Since": "Last-Modified of the client's version; ignored if If-None-Match is sent.",
     "Range": "A part of the file, such as `bytes=0-1023`.",
     "If-Match": "ETags of the versions that may be changed; without it, or with `*`, any version is changed.",
+    "Last-Event-ID": "The id of the last event that the client has got.",
     "If-Range": "The ETag of the version of which the client wants a part; if the file has changed, all of it is sent.",
 }
 

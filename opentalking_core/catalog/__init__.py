@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ..bundles.manifest import AvatarManifest
+    from .event_log import EventLog
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -83,6 +84,11 @@ class Catalog(Protocol):
     `changed` or `deleted`.
     """
 
+    @property
+    def events(self) -> EventLog:
+        """The latest changes of the list, whoever made them."""
+        ...
+
     def start(self) -> None:
         """Start the catalog's background work."""
         ...
@@ -119,8 +125,14 @@ class Catalog(Protocol):
         """Record that this process has created a bundle: the next request lists it."""
         ...
 
-    def changed(self, avatar_id: str, manifest: AvatarManifest) -> None:
-        """Record that this process has replaced a bundle's manifest: the next request lists it."""
+    def changed(self, avatar_id: str, manifest: AvatarManifest, etag: str) -> None:
+        """Record that this process has replaced a bundle's manifest: the next request lists it.
+
+        Args:
+            avatar_id: the bundle.
+            manifest: the new manifest.
+            etag: the entity tag of its file.
+        """
         ...
 
     def deleted(self, avatar_id: str) -> None:

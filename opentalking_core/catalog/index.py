@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, KeysView, Sequence
 
     from ..bundles.manifest import AvatarManifest, AvatarSummary
+    from .event_log import EventKind
 
 #: Above this number of changes, sorting all ids is cheaper than inserting each id in its place.
 MAX_SINGLE_CHANGES = 256
@@ -30,21 +31,38 @@ class Entry:
         summary: None if the avatar is hidden or its manifest can't be read.
         encoded: the summary as JSON; empty if there is none.
         problem: why the manifest could not be read; empty if it could.
+        etag: the manifest's entity tag; None if it is not known yet.
     """
 
     version: str | None
     summary: AvatarSummary | None
     encoded: bytes = b""
     problem: str = ""
+    etag: str | None = None
 
     @classmethod
-    def of(cls, avatar_id: str, manifest: AvatarManifest, version: str | None) -> Entry:
+    def of(cls, avatar_id: str, manifest: AvatarManifest, version: str | None = None, etag: str | None = None) -> Entry:
         """Return the entry of a bundle with this manifest."""
         if manifest.is_hidden:
-            return cls(version, None)
+            return cls(version, None, etag=etag)
         summary = manifest.summary(avatar_id)
         text = json.dumps(dataclasses.asdict(summary), ensure_ascii=False, separators=(",", ":"))
-        return cls(version, summary, text.encode())
+        return cls(version, summary, text.encode(), etag=etag)
+
+
+def change_between(before: Entry | None, after: Entry | None) -> EventKind | None:
+    """Return what a listener of the list is told when what is known of a bundle changes; None if nothing.
+
+    Args:
+        before: what was known; None if nothing.
+        after: what is known now; None if the bundle is gone.
+    """
+    was_listed = before is not None and before.summary is not None
+    is_listed = after is not None and after.summary is not None
+    if before is None or after is None or not (was_listed and is_listed):
+        return "created" if is_listed else "deleted" if was_listed else None
+    has_other_etag = None not in (before.etag, after.etag) and before.etag != after.etag
+    return "changed" if has_other_etag or before.encoded != after.encoded else None
 
 
 _ID = attrgetter("summary.id")  # of an entry

@@ -8,13 +8,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from ..bundles.reading import read_manifest
+from ..bundles.reading import read_stored_manifest
 from ..bundles.store import ChangeStamp
 from ..bundles.store_helpers import concurrently
 from ..errors import InvalidManifest, NotFound, StoreUnavailable
 from . import CatalogStatus
 from .change_watch import ChangeWatch
-from .index import Entry, Index, make_listing, make_page
+from .event_log import EventLog
+from .index import Entry, Index, change_between, make_listing, make_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -72,6 +73,7 @@ class ScanningCatalog:
         )
         self._watch = ChangeWatch(self._change_stamp, clock)
         self._index = Index()
+        self.events = EventLog()
         self._listing: Listing | None = None  # None: to be built
         self._building = asyncio.Lock()
         self._modified = time.time()
@@ -90,6 +92,7 @@ class ScanningCatalog:
     async def stop(self) -> None:
         """Stop all scans, and wait for their end."""
         tasks = list(self._tasks)
+        self.events.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,11 +129,12 @@ class ScanningCatalog:
     def created(self, avatar_id: str, manifest: AvatarManifest) -> None:
         """Record that this process has created a bundle: the next request lists it."""
         self._changed_during_scan.add(avatar_id)
-        self._set(avatar_id, Entry.of(avatar_id, manifest, version=None))
+        self._set(avatar_id, Entry.of(avatar_id, manifest))
 
-    def changed(self, avatar_id: str, manifest: AvatarManifest) -> None:
+    def changed(self, avatar_id: str, manifest: AvatarManifest, etag: str) -> None:
         """Record that this process has replaced a bundle's manifest: the next request lists it."""
-        self.created(avatar_id, manifest)
+        self._changed_during_scan.add(avatar_id)
+        self._set(avatar_id, Entry.of(avatar_id, manifest, etag=etag))
 
     def deleted(self, avatar_id: str) -> None:
         """Record that this process has deleted a bundle: the next request does not list it."""
@@ -180,7 +184,9 @@ class ScanningCatalog:
                 if self._last_error is not None:
                     log.warning("%s can be scanned again", self._store.url)
                 self._last_error = None
-                self._is_complete = True
+                if not self._is_complete:
+                    self._is_complete = True
+                    self.events.restart()  # avatars that were found meanwhile were not told
 
     async def _scan(self) -> None:
         """Bring the index up to date. Raises what the store raises, and StoreUnavailable if no manifest can be read."""
@@ -229,7 +235,8 @@ class ScanningCatalog:
         """
         avatar_id = bundle.avatar_id
         try:
-            return Entry.of(avatar_id, await read_manifest(self._store, avatar_id), bundle.version)
+            stored = await read_stored_manifest(self._store, avatar_id)
+            return Entry.of(avatar_id, stored.manifest, bundle.version, stored.etag)
         except NotFound:  # deleted since the bundles were listed
             return None
         except InvalidManifest as error:
@@ -248,6 +255,9 @@ class ScanningCatalog:
     def _set(self, avatar_id: str, entry: Entry | None) -> None:
         """Replace what is known of a bundle; None means that the bundle is gone."""
         revision = self._index.revision
+        change = change_between(self._index.get(avatar_id), entry)
+        if change is not None and self._is_complete:
+            self.events.add(change, avatar_id, entry.etag if entry else None)
         if entry is None:
             self._index.remove(avatar_id)
         else:
