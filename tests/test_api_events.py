@@ -94,6 +94,7 @@ class Listener:
 
 @contextlib.contextmanager
 def listening(service: httpx.Client, last_id: str | None = None, **headers: str) -> Iterator[Listener]:
+    service.get("/avatars")  # which waits until the service has seen the changes of the test
     listener = Listener(service, last_id, **headers)
     try:
         if last_id is None:
@@ -169,6 +170,7 @@ def test_client_that_comes_back_gets_what_it_has_missed_once(
 
 @pytest.mark.parametrize("last_id", ["nonsense", "0", "-1", "aaaaaaaa-0", "é", "x" * 5000])
 def test_unknown_position_tells_to_list_again(service: httpx.Client, post_portrait: PostPortrait, last_id: str) -> None:
+    service.get("/avatars")
     headers = {"Last-Event-ID": last_id.encode()}
     with service.stream("GET", "/avatars/events", headers=headers) as answer:
         lines = answer.iter_lines()
