@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..bundles.manifest import AvatarManifest, AvatarSummary, is_avatar_id
 from ..bundles.reading import read_manifest
@@ -22,9 +21,8 @@ from .output import load_host, progress, read_settings, warn
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    import httpx
-
     from ..bundles.store import BundleStore
+    from ..client import AvatarClient, UploadProgress
     from ..host.host import PluginHost
     from ..service import AvatarService
     from ..source_intake import WorkProgress
@@ -34,10 +32,6 @@ T = TypeVar("T")
 
 #: How many files of a store are read at the same time.
 _CONCURRENT_READS = 16
-
-#: How long a server may take to answer: an upload may wait in its queue, and the first detection loads a model.
-_HTTP_TIMEOUT_SECONDS = 120.0
-
 
 #: How much of a file is read to tell a portrait from a video.
 _HEAD_BYTES = 1024
@@ -82,20 +76,15 @@ def open_avatars(store: str | None, server: str | None, api_key: str | None) -> 
         raise OpenTalkingError("--store and --server exclude each other: give one of them")
     server = server or (None if store else os.environ.get("OPENTALKING_SERVER"))
     if server:
-        import httpx
+        from ..client import AvatarClient, ServerError
 
-        api_key = api_key or os.environ.get("OPENTALKING_API_KEY")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            client = httpx.Client(
-                base_url=server, headers=headers, timeout=_HTTP_TIMEOUT_SECONDS, follow_redirects=True
-            )
-        except httpx.InvalidURL as error:
-            raise OpenTalkingError(f"{server!r} is not the address of a server: {error}") from None
-        if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
-            raise OpenTalkingError(f"{server!r} is not the address of a server, which looks like http://localhost:8000")
-        with client:
-            yield OnServer(client)
+        with AvatarClient(server, api_key or os.environ.get("OPENTALKING_API_KEY")) as client:
+            try:
+                yield OnServer(client)
+            except ServerError as error:
+                if error.status == 401:
+                    raise OpenTalkingError(f"{error} (--api-key or OPENTALKING_API_KEY)") from None
+                raise
     else:
         with asyncio.Runner() as runner:
             avatars = InStore(store, runner)
@@ -233,67 +222,39 @@ class InStore:
 
 
 class OnServer:
-    """The avatars of a server, by its HTTP API.
+    """The avatars of a server.
 
     Args:
-        client: whose base URL is the server.
+        client: of the server.
     """
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: AvatarClient) -> None:
         self._client = client
 
     def summaries(self) -> list[AvatarSummary]:
-        return [_summary(fields) for fields in self._ask("GET", "/avatars").json()]
+        return self._client.list()
 
     def manifest(self, avatar_id: str) -> AvatarManifest:
-        return AvatarManifest.parse(self._ask("GET", _avatar_path(avatar_id)).content)
+        return self._client.show(avatar_id)
 
     def create(self, name: str, base: str, source: Path, shown: SourceProgress) -> AvatarSummary:
-        return _summary(self._send("/avatars/custom", source, shown, {"name": name, "base_avatar_id": base}))
+        with _opened(source) as file:
+            content = shown.reading(file, source.stat().st_size)
+            return self._client.create(name, base, content, _frames_shown(shown))
 
     def change(self, avatar_id: str, patch: dict[str, Any]) -> AvatarManifest:
-        headers = {"Content-Type": "application/merge-patch+json"}
-        answer = self._ask("PATCH", _avatar_path(avatar_id), content=json.dumps(patch), headers=headers)
-        return AvatarManifest.parse(answer.content)
+        return self._client.update(avatar_id, patch)
 
     def delete(self, avatar_id: str) -> None:
-        self._ask("DELETE", _avatar_path(avatar_id))
+        self._client.delete(avatar_id)
 
     def check(self, source: Path, shown: SourceProgress) -> dict[str, Any]:
-        return self._send("/avatars/check", source, shown, {})
+        with _opened(source) as file:
+            return self._client.check(shown.reading(file, source.stat().st_size), _frames_shown(shown))
 
     def health(self) -> dict[str, Any]:
         """Return the body of GET /health, with status 200 or 503."""
-        answer: dict[str, Any] = self._ask("GET", "/health", accept=(200, 503)).json()
-        return answer
-
-    def _send(self, path: str, source: Path, shown: SourceProgress, fields: dict[str, str]) -> dict[str, Any]:
-        """Send a portrait or a video, and return the answer to it."""
-        field = "video" if is_video(source) else "image"
-        with _opened(source) as file:
-            content = shown.reading(file, source.stat().st_size)
-            answer: dict[str, Any] = self._ask("POST", path, data=fields, files={field: (field, content)}).json()
-        return answer
-
-    def _ask(self, method: str, path: str, accept: tuple[int, ...] = (200,), **request: Any) -> httpx.Response:
-        import httpx
-
-        server = str(self._client.base_url).rstrip("/")
-        try:
-            response = self._client.request(method, path, **request)
-        except httpx.TimeoutException:
-            raise OpenTalkingError(f"{server} did not answer within {_HTTP_TIMEOUT_SECONDS:.0f} seconds") from None
-        except httpx.HTTPError as error:
-            raise OpenTalkingError(f"{server} can't be reached: {error}; is it the address of a server?") from None
-        is_json = response.headers.get("content-type", "").startswith("application/json")
-        if response.status_code in accept and is_json:
-            return response
-        detail = response.json().get("detail") if is_json and isinstance(response.json(), dict) else None
-        if response.status_code == 401:
-            raise OpenTalkingError(f"{detail or 'the server requires a key'} (--api-key or OPENTALKING_API_KEY)")
-        raise OpenTalkingError(
-            detail or f"{server} answered {response.status_code} {response.reason_phrase}; is it an opentalking-core?"
-        )
+        return self._client.health()
 
 
 def is_video(source: Path) -> bool:
@@ -317,16 +278,5 @@ def _video_or_bytes(source: Path) -> bytes | Path:
         return file.read()
 
 
-def _frames_shown(shown: SourceProgress) -> Callable[[WorkProgress], None]:
+def _frames_shown(shown: SourceProgress) -> Callable[[WorkProgress | UploadProgress], None]:
     return lambda progress: shown.frames(progress.frames_done, progress.frames)
-
-
-def _avatar_path(avatar_id: str) -> str:
-    if not is_avatar_id(avatar_id):
-        raise NotFound(f"there is no avatar {avatar_id!r}")
-    return f"/avatars/{quote(avatar_id, safe='')}"
-
-
-def _summary(fields: dict[str, Any]) -> AvatarSummary:
-    names = ("id", "name", "model_type", "width", "height", "is_custom")
-    return AvatarSummary(*(fields[name] for name in names))

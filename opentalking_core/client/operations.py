@@ -118,7 +118,10 @@ class Operation(Generic[T]):
     def result(self, response: httpx.Response) -> T:
         """Return the result of a response that was read. Raises what `error_of` returns."""
         if response.status_code in self.accept:
-            return self.parse(response)
+            try:
+                return self.parse(response)
+            except (ValueError, KeyError, TypeError):  # another server, perhaps a proxy's page
+                raise _foreign(response) from None
         raise error_of(response)
 
 
@@ -183,10 +186,14 @@ def error_of(response: httpx.Response) -> OpenTalkingError:
     except (ValueError, KeyError, TypeError):
         detail = None
     status = response.status_code
-    if not isinstance(detail, str):
-        server = f"{response.request.url.scheme}://{response.request.url.netloc.decode()}"
-        return ServerError(f"{server} answered {status} {response.reason_phrase}; is it an opentalking-core?", status)
-    return error_with(status, detail)
+    return error_with(status, detail) if isinstance(detail, str) else _foreign(response)
+
+
+def _foreign(response: httpx.Response) -> ServerError:
+    """Return the error for a response that our API doesn't give."""
+    server = f"{response.request.url.scheme}://{response.request.url.netloc.decode()}"
+    status = response.status_code
+    return ServerError(f"{server} answered {status} {response.reason_phrase}; is it an opentalking-core?", status)
 
 
 def error_with(status: int, detail: str) -> OpenTalkingError:
