@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from opentalking_core import InvalidRequest, NotFound, load_avatar_bundle
 from opentalking_core.client import (
@@ -301,3 +303,23 @@ def test_bundle_that_changes_while_it_is_fetched_is_never_mixed(
         finally:
             stop.set()
             writing.join()
+
+
+@pytest.mark.parametrize("source", ["portrait", "video"])
+def test_documented_program_draws_the_mouth_on_each_frame(
+    service: httpx.Client, client: AvatarClient, base: str, portrait: bytes, tmp_path: Path, source: str
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "runtime.md").read_text()
+    (program,) = re.findall(r'```python title="draw_mouths.py"\n(.*?)```', page, re.DOTALL)
+    video = make_video(tmp_path / "talking.mp4", talking_frames(3, 96, 128))
+    made = client.create("Alice", base, portrait if source == "portrait" else video)
+    script, target = tmp_path / "draw_mouths.py", tmp_path / "out"
+    script.write_text(program)
+    target.mkdir()
+    arguments = [str(service.base_url), made.id, str(tmp_path / "cache"), str(target)]
+    subprocess.run([sys.executable, str(script), *arguments], check=True)
+    drawn = sorted(path.name for path in target.iterdir())
+    assert drawn == [f"frame_{number:05d}.png" for number in range(1 if source == "portrait" else 3)]
+    for path in target.iterdir():
+        with Image.open(path) as picture:
+            assert any(pixel == (255, 0, 0) for pixel in picture.get_flattened_data())

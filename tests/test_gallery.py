@@ -367,6 +367,14 @@ def test_progress_of_a_video_is_shown_and_failure_is_told(
     wait_text(page, "#create-error", "The video")
 
 
+def test_list_follows_changes_of_others(open_page: Callable[..., Page], put_bundle: PutBundle, base: str) -> None:
+    page = open_page()
+    wait_text(page, "#count", "1 avatar")
+    put_bundle("anna", {"name": "Anna"})
+    wait_text(page, "#count", "2 avatars")
+    assert page.get_by_role("link", name="Anna").count() == 1
+
+
 def test_failed_list_can_be_loaded_again(open_page: Callable[..., Page], base: str) -> None:
     page = open_page()
     detail = {"detail": "the avatars can't be reached: the disk is gone"}

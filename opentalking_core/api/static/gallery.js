@@ -4,6 +4,7 @@
 import { listAvatars, showPreview } from "./api.js";
 import { openCreate, startCreate } from "./create.js";
 import { detailLink, showCreated, startDetail } from "./detail.js";
+import { followEvents } from "./follow.js";
 import { $, element, initial, notify } from "./dom.js";
 import { offerKeyChange } from "./key.js";
 
@@ -174,6 +175,7 @@ nearEnd.observe($("more"));
 $("new-avatar").addEventListener("click", () => openCreate(avatars));
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && load());
 takeDrops();
+followEvents(load);
 offerKeyChange(() => {
   cards.clear(); // pictures that were refused may be had now
   load();
