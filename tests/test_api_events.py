@@ -19,6 +19,7 @@ from opentalking_core.api import events
 from opentalking_core.catalog.event_log import EventLog
 from opentalking_core.testing.running import running_service
 
+from .helpers.http import hang_up
 from .helpers.server import serving, write_demo
 from .helpers.stores import wait_until, write_bundle
 
@@ -89,7 +90,7 @@ class Listener:
         return False
 
     def close(self) -> None:
-        self._client.close()
+        hang_up(self._client)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -51,3 +53,11 @@ def wait_for(what: Callable[[], T | None]) -> T:
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.01)
     return found
+
+
+def hang_up(client: httpx.Client) -> None:
+    """Close the connections of a client although another thread is reading from them."""
+    for connection in client._transport._pool.connections:  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError, AttributeError):  # it is closed already, or not open yet
+            connection._connection._network_stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    client.close()
