@@ -13,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -21,6 +22,9 @@ from opentalking_core.builtin_plugins.memory_store import MemoryStore
 from opentalking_core.cli import app
 from opentalking_core.testing.fixtures import example_manifest
 from opentalking_core.testing.running import running_service
+from opentalking_core.videos.decoding import open_video
+
+from .helpers.videos import make_video
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,6 +286,49 @@ def test_detect_draws_the_mouth(run: Run, where: tuple[str, ...], photo: Path, b
     assert (nothing.exit_code, nothing.stdout) == (1, "")
     assert "No face was found" in nothing.stderr
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Write a video in which the fake detector finds a mouth, of an odd size."""
+    frames = [np.full((65, 49, 3), 100 + number, np.uint8) for number in range(12)]
+    return make_video(tmp_path / "grey.webm", frames, codec="libvpx-vp9")
+
+
+def test_video_becomes_an_avatar(run: Run, where: tuple[str, ...], video: Path) -> None:
+    made = run("create", video, "--name", "Alice", "--base", "demo-wav2lip", *where)
+    assert made.exit_code == 0, made.stderr
+    avatar_id = made.stdout.split()[1].rstrip(",")
+    metadata = json.loads(run("show", avatar_id, "--json", *where).stdout)["metadata"]
+    assert metadata["extracted_frame_count"] == 12
+    checked = run("check", video, *checking(where))
+    assert "The mouth was found in 12 of 12 frames." in checked.stdout
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "overlay.png"])
+def test_detect_draws_the_mouths_of_a_video(run: Run, video: Path, tmp_path: Path, name: str) -> None:
+    found = run("detect", video, "--overlay", tmp_path / name)
+    assert found.exit_code == 0, found.stderr
+    assert "The mouth was found in 12 of 12 frames." in found.stdout
+    if name.endswith(".mp4"):
+        with open_video(tmp_path / name, (1000, 1000), 100) as drawn:
+            assert (drawn.size, len(list(drawn.frames()))) == ((48, 64), 12)
+    else:
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.size == (2 * 49, 65)  # the frames 0 and 10
+
+
+def test_detect_draws_no_video_of_a_server(run: Run, video: Path, tmp_path: Path) -> None:
+    refused = run("detect", video, "--overlay", tmp_path / "o.mp4", "--server", "http://127.0.0.1:1")
+    assert refused.exit_code == 1
+    assert "on this machine: leave out --server" in refused.stderr
+
+
+def test_damaged_video_is_refused_as_a_video(run: Run, avatars: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    failed = run("create", tmp_path / "bad.mp4", "--name", "X", "--base", "demo-wav2lip", "--store", avatars)
+    assert failed.exit_code == 1
+    assert "send an MP4, MOV, WebM or MKV" in failed.stderr
 
 
 def test_detect_draws_sideways_photo_upright(run: Run, tmp_path: Path) -> None:

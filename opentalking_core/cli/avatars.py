@@ -36,6 +36,11 @@ _CONCURRENT_READS = 16
 #: How much of a file is read to tell a portrait from a video.
 _HEAD_BYTES = 1024
 
+#: The first bytes of JPEG, PNG and WebP.
+_PICTURE_SIGNATURES = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+
+_VIDEO_SUFFIXES = frozenset({".mkv", ".mov", ".mp4", ".webm"})
+
 
 class Avatars(Protocol):
     """The avatars of a store or of a server. Methods raise OpenTalkingError with a sentence for the user."""
@@ -258,9 +263,17 @@ class OnServer:
 
 
 def is_video(source: Path) -> bool:
-    """Return whether a file is a video, by its first bytes. Raise OpenTalkingError if it can't be read."""
+    """Return whether a file is a video: by its first bytes or, if they tell nothing, by its name.
+
+    Raises:
+        OpenTalkingError: the file can't be read.
+    """
     with _opened(source) as file:
-        return (foreign_format(file.read(_HEAD_BYTES)) or "").startswith("a video")
+        head = file.read(_HEAD_BYTES)
+    if head.startswith(_PICTURE_SIGNATURES):
+        return False
+    known = foreign_format(head)
+    return known.startswith("a video") if known else source.suffix.lower() in _VIDEO_SUFFIXES
 
 
 def _opened(source: Path) -> BinaryIO:

@@ -105,9 +105,11 @@ def _write_video(pictures: Iterator[Image.Image], fps: float, overlay: Path) -> 
 
     with av.open(overlay, "w") as container:
         stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), {"crf": "18"})
-        for picture in pictures:
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
             even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))  # as its chroma needs
-            stream.width, stream.height, stream.pix_fmt = *even.size, "yuv420p"
+            if number == 0:
+                stream.width, stream.height = even.size
             container.mux(stream.encode(av.VideoFrame.from_image(even)))  # type: ignore[no-untyped-call]
         container.mux(stream.encode(None))
 
