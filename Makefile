@@ -5,7 +5,7 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin
-PLUGINS := fsspec_storage local_storage mediapipe_mouth s3_storage
+PLUGINS := fsspec_storage http_storage local_storage mediapipe_mouth s3_storage
 # More processes than cores, because tests of time limits and of dead servers wait more than they compute.
 PARALLEL := -n 4 --dist worksteal
 EDITABLE := -e '.[docs,testing,video]' $(PLUGINS:%=-e plugins/%)

@@ -18,7 +18,8 @@
     ├── StoreFull               the backend has no room left                                     507
     └── PluginError             a plugin can't be loaded, or breaks its contract
 
-Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull, and never a backend's own
+Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull (read-only stores also
+NotSupported, when they are to be written to), and never a backend's own
 exception type. The numbers are what the HTTP API answers (`opentalking_core.api.errors`).
 """
 
