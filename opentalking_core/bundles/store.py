@@ -77,8 +77,8 @@ class BundleStore(Protocol):
     * The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
     * Methods are called concurrently from one event loop and must not block it.
 
-    `opentalking_core.testing.stores.BundleStoreContract` checks these promises. `ReadOnlyStoreContract` checks those of a
-    store that can only be read.
+    `opentalking_core.testing.stores.BundleStoreContract` checks these promises, and
+    `ReadOnlyStoreContract` those of a store that can only be read.
     """
 
     url: str  #: the URL as opened, without secrets: for logs, /health and the command line

@@ -1101,7 +1101,8 @@ class ReadOnlyStoreContract(Contract):
         """`scan` gives a bundle another version if its manifest has changed, and the same one if not."""
 
         async def version() -> str:
-            return [found.version async for found in opened.scan()][0]
+            (found,) = [found async for found in opened.scan()]
+            return found.version
 
         async def same_twice() -> None:
             assert await version() == await version()

@@ -213,7 +213,7 @@ def _file_path(avatar_id: str, path: str) -> str:
 
 
 def _etag(response: httpx.Response) -> str:
-    return response.headers.get("ETag", "").removeprefix("W/").strip('"')
+    return str(response.headers.get("ETag", "")).removeprefix("W/").strip('"')
 
 
 def _total_size(response: httpx.Response) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -12,14 +13,14 @@ from opentalking_http_storage import open_bundle_store
 from opentalking_http_storage.store import HttpStore
 from typer.testing import CliRunner
 
-from opentalking_core import InvalidURL, StoreUnavailable
+from opentalking_core import MANIFEST, InvalidURL, StoreUnavailable
 from opentalking_core.cli import app
 from opentalking_core.host.host import PluginHost
 from opentalking_core.testing.running import running_service
 from opentalking_core.testing.stores import ReadOnlyStoreContract, ids, listed_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import httpx
@@ -48,11 +49,11 @@ def behind(folder: Path) -> BundleStore:
     return PluginHost().load().open_bundle_store(folder.as_uri())[0]
 
 
-def put(behind: BundleStore, *avatar_ids: str) -> None:
+def put(behind: BundleStore, bundles: Mapping[str, dict[str, bytes]]) -> None:
     async def create() -> None:
         async with behind as store:
-            for avatar_id in avatar_ids:
-                await store.create(avatar_id, listed_bundle(avatar_id))
+            for avatar_id, files in bundles.items():
+                await store.create(avatar_id, files)
 
     asyncio.run(create())
 
@@ -76,7 +77,7 @@ class TestOverAService(ReadOnlyStoreContract):
 def test_copy_from_server_copies_bundles_byte_for_byte(
     folder: Path, address: str, behind: BundleStore, tmp_path: Path
 ) -> None:
-    put(behind, "anna", "ben")
+    put(behind, {avatar_id: listed_bundle(avatar_id) for avatar_id in ("anna", "ben")})
     target = tmp_path / "copies"
     result = CliRunner().invoke(app, ["copy", address, str(target)])
     assert result.exit_code == 0, result.output
@@ -87,11 +88,16 @@ def test_copy_from_server_copies_bundles_byte_for_byte(
 
 
 def test_edge_over_server_serves_its_files_and_refuses_to_change_them(address: str, behind: BundleStore) -> None:
-    put(behind, "anna")
+    files = listed_bundle("anna")
+    custom = json.loads(files[MANIFEST]) | {"metadata": {"custom_avatar": True}}
+    put(behind, {"anna": {**files, MANIFEST: json.dumps(custom).encode()}})
     with running_service(address, refresh_seconds=0.05) as edge:
         assert [summary["id"] for summary in edge.get("/avatars").json()] == ["anna"]
         frame = edge.get("/avatars/anna/files/frames/frame_00001.png")
         assert frame.content == listed_bundle("anna")["frames/frame_00001.png"]
+        refused = edge.delete("/avatars/anna")
+        assert refused.status_code == 501
+        assert address in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
@@ -99,7 +105,7 @@ def test_server_that_requires_a_key_is_unavailable_without_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
     monkeypatch.setenv("OPENTALKING_API_KEYS", "right")
-    monkeypatch.setenv("OPENTALKING_PROTECT", "all")
+    monkeypatch.setenv("OPENTALKING_PROTECT", "everything")
     if key is not None:
         monkeypatch.setenv("OPENTALKING_API_KEY", key)
     with running_service(folder.as_uri()) as client, pytest.raises(StoreUnavailable, match="OPENTALKING_API_KEY"):
@@ -107,9 +113,9 @@ def test_server_that_requires_a_key_is_unavailable_without_it(
 
 
 def test_key_in_environment_is_sent(folder: Path, behind: BundleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(behind, "anna")
+    put(behind, {"anna": listed_bundle("anna")})
     monkeypatch.setenv("OPENTALKING_API_KEYS", "right")
-    monkeypatch.setenv("OPENTALKING_PROTECT", "all")
+    monkeypatch.setenv("OPENTALKING_PROTECT", "everything")
     monkeypatch.setenv("OPENTALKING_API_KEY", "right")
     with running_service(folder.as_uri()) as client:
         assert asyncio.run(listed(str(client.base_url))) == ["anna"]
