@@ -72,6 +72,7 @@ soak: $(VENV)/.installed-dev  ## kill the service 400 times, load it for ten min
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(RUN)/python docs/generate.py
+	$(RUN)/python tools/typescript_types.py
 	$(RUN)/zensical build --strict --clean
 
 bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)

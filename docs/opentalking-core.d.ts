@@ -151,13 +151,13 @@ export type Error = {
 };
 
 export interface Operations {
-  /** List the avatars. */
+  /** List the avatars */
   list_avatars: {
     method: "GET";
     path: "/avatars";
     response: Array<AvatarSummary>;
   };
-  /** Create an avatar from a portrait or a video. */
+  /** Create an avatar from a portrait or a video */
   create_avatar: {
     method: "POST";
     path: "/avatars/custom";
@@ -178,7 +178,7 @@ export interface Operations {
     };
     response: AvatarSummary;
   };
-  /** Check a portrait or a video. */
+  /** Check a portrait or a video */
   check_portrait: {
     method: "POST";
     path: "/avatars/check";
@@ -191,18 +191,18 @@ export interface Operations {
     };
     response: PortraitReport;
   };
-  /** Follow the changes of the list. */
+  /** Follow the changes of the list */
   follow_avatars: {
     method: "GET";
     path: "/avatars/events";
   };
-  /** Read an avatar's manifest. */
+  /** Read an avatar's manifest */
   get_avatar: {
     method: "GET";
     path: "/avatars/{avatar_id}";
     response: AvatarManifest;
   };
-  /** Delete a custom avatar. */
+  /** Delete a custom avatar */
   delete_avatar: {
     method: "DELETE";
     path: "/avatars/{avatar_id}";
@@ -210,24 +210,24 @@ export interface Operations {
       "deleted": true;
     };
   };
-  /** Change a custom avatar's name and metadata. */
+  /** Change a custom avatar's name and metadata */
   change_avatar: {
     method: "PATCH";
     path: "/avatars/{avatar_id}";
     body: AvatarPatch;
     response: AvatarManifest;
   };
-  /** Read an avatar's preview. */
+  /** Read an avatar's preview */
   get_preview: {
     method: "GET";
     path: "/avatars/{avatar_id}/preview";
   };
-  /** Read the video from which an avatar was made. */
+  /** Read the video from which an avatar was made */
   get_preview_video: {
     method: "GET";
     path: "/avatars/{avatar_id}/preview-video";
   };
-  /** List the files of an avatar's bundle. */
+  /** List the files of an avatar's bundle */
   list_files: {
     method: "GET";
     path: "/avatars/{avatar_id}/files";
@@ -242,48 +242,48 @@ export interface Operations {
       "modified": string;
     }>;
   };
-  /** Read a file of an avatar's bundle. */
+  /** Read a file of an avatar's bundle */
   get_file: {
     method: "GET";
     path: "/avatars/{avatar_id}/files/{path}";
   };
-  /** Download an avatar's bundle. */
+  /** Download an avatar's bundle */
   get_bundle_zip: {
     method: "GET";
     path: "/avatars/{avatar_id}/bundle.zip";
   };
-  /** Metrics for Prometheus. */
+  /** Metrics for Prometheus */
   get_metrics: {
     method: "GET";
     path: "/metrics";
   };
-  /** Does it work?. */
+  /** Does it work? */
   get_health: {
     method: "GET";
     path: "/health";
     response: Health;
   };
-  /** The gallery. */
+  /** The gallery */
   get_gallery: {
     method: "GET";
     path: "/";
   };
-  /** A file of the gallery. */
+  /** A file of the gallery */
   get_gallery_file: {
     method: "GET";
     path: "/gallery/{name}";
   };
-  /** This document to read and to try. */
+  /** This document to read and to try */
   get_docs: {
     method: "GET";
     path: "/docs";
   };
-  /** A file of that page. */
+  /** A file of that page */
   get_docs_file: {
     method: "GET";
     path: "/docs/{name}";
   };
-  /** This document. */
+  /** This document */
   get_openapi: {
     method: "GET";
     path: "/openapi.json";

@@ -110,7 +110,7 @@ def _operations(document: Json) -> Iterator[str]:
             if answer := _body(operation["responses"].get("200", {})):
                 members.append(f"response: {answer};")
             block = "{\n" + _indented("\n".join(members)) + "\n};"
-            yield _indented(f"/** {operation['summary']}. */\n{operation['operationId']}: {block}")
+            yield _indented(f"/** {operation['summary'].replace('*/', '* /')} */\n{operation['operationId']}: {block}")
 
 
 def _body(described: Json) -> str:
