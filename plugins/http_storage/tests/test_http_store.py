@@ -87,6 +87,12 @@ def test_copy_from_server_copies_bundles_byte_for_byte(
     assert copied == stored
 
 
+def test_validate_reads_the_bundles_of_a_server(address: str, behind: BundleStore) -> None:
+    put(behind, {"anna": listed_bundle("anna")})
+    result = CliRunner().invoke(app, ["validate", "--store", address, "--json"])
+    assert json.loads(result.stdout) == [{"id": "anna", "problems": []}]
+
+
 def test_edge_over_server_serves_its_files_and_refuses_to_change_them(address: str, behind: BundleStore) -> None:
     files = listed_bundle("anna")
     custom = json.loads(files[MANIFEST]) | {"metadata": {"custom_avatar": True}}
