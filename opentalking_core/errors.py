@@ -7,7 +7,7 @@
     ├── NotDeletable            the avatar is built in or hidden                                 403
     ├── NotChangeable           the avatar is built in or hidden                                 403
     ├── ManifestChanged         somebody else has changed the manifest                           412
-    ├── NotSupported            the store lacks an optional ability                              501
+    ├── NotSupported            the store lacks an optional ability, or can only be read         501
     ├── AlreadyExists           a bundle of that id is there; nothing was written
     ├── InvalidManifest         a manifest.json can't be read
     ├── InvalidBundle           strict validation found errors; `problems` holds them all
