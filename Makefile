@@ -5,7 +5,7 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin
-PLUGINS := fsspec_storage local_storage mediapipe_mouth s3_storage
+PLUGINS := fsspec_storage http_storage local_storage mediapipe_mouth s3_storage
 # More processes than cores, because tests of time limits and of dead servers wait more than they compute.
 PARALLEL := -n 4 --dist worksteal
 EDITABLE := -e '.[docs,testing,video]' $(PLUGINS:%=-e plugins/%)
@@ -72,6 +72,7 @@ soak: $(VENV)/.installed-dev  ## kill the service 400 times, load it for ten min
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(RUN)/python docs/generate.py
+	$(RUN)/python tools/typescript_types.py
 	$(RUN)/zensical build --strict --clean
 
 bench: install  ## ratios to the bare HTTP server and the bare codecs, into docs/benchmarks.md (wrk and nginx if there)

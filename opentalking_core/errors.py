@@ -7,7 +7,7 @@
     ├── NotDeletable            the avatar is built in or hidden                                 403
     ├── NotChangeable           the avatar is built in or hidden                                 403
     ├── ManifestChanged         somebody else has changed the manifest                           412
-    ├── NotSupported            the store lacks an optional ability                              501
+    ├── NotSupported            the store lacks an optional ability, or can only be read         501
     ├── AlreadyExists           a bundle of that id is there; nothing was written
     ├── InvalidManifest         a manifest.json can't be read
     ├── InvalidBundle           strict validation found errors; `problems` holds them all
@@ -18,7 +18,8 @@
     ├── StoreFull               the backend has no room left                                     507
     └── PluginError             a plugin can't be loaded, or breaks its contract
 
-Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull, and never a backend's own
+Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull (read-only stores also
+NotSupported, when they are to be written to), and never a backend's own
 exception type. The numbers are what the HTTP API answers (`opentalking_core.api.errors`).
 """
 

@@ -63,6 +63,13 @@ def test_generated_part_of_a_page_is_up_to_date(page: Path) -> None:
     assert generated(text) == text
 
 
+def test_typescript_types_are_those_of_the_api() -> None:
+    """If this fails, run `python tools/typescript_types.py`."""
+    command = [sys.executable, str(ROOT / "tools" / "typescript_types.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_settings_named_in_docs_exist() -> None:
     known = {f"OPENTALKING_{name.upper()}" for name in Settings.model_fields}
     sources = [*ROOT.glob("opentalking_core/**/*.py"), *ROOT.glob("plugins/*/opentalking_*/**/*.py")]

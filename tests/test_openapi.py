@@ -154,11 +154,16 @@ class Broken:
         return Store(url) if url == "broken://" else None
 
 
-class Full:
-    """A plugin that opens full:// as a store that contains a base avatar and has no room left."""
+class Unwritable:
+    """A plugin that opens unwritable:// as a store that contains a base avatar and raises `failure` from each write."""
+
+    def __init__(self, failure: errors.StoreFull | errors.NotSupported) -> None:
+        self._failure = failure
 
     @hookimpl
     def open_bundle_store(self, url: str) -> MemoryStore | None:
+        failure = self._failure
+
         class Store(MemoryStore):
             async def __aenter__(self) -> Any:
                 for avatar_id in ("demo-wav2lip", "custom-old"):
@@ -167,12 +172,17 @@ class Full:
                 return await super().__aenter__()
 
             async def create(self, *bundle: object) -> None:
-                raise errors.StoreFull("it is full")
+                raise failure
 
             async def replace_manifest(self, *change: object) -> Any:
-                raise errors.StoreFull("it is full")
+                raise failure
 
-        return Store(url) if url == "full://" else None
+            async def delete(self, avatar_id: str) -> None:
+                if isinstance(failure, errors.NotSupported):  # a full store can delete
+                    raise failure
+                await super().delete(avatar_id)
+
+        return Store(url) if url.startswith("unwritable://") else None
 
 
 class Forbids:
@@ -239,8 +249,10 @@ def test_responses_are_the_documented_ones(
             ask_all(client)
     with serve(WatchedStore()) as client:
         ask(client, "PATCH", "/avatars/custom-old", one, json={"name": "x"})
-    with running_service("full://", plugins={"full": Full(), "mouth": FakeMouth()}) as client:
-        ask_all(client)
+    for refusal in (errors.StoreFull("it is full"), errors.NotSupported("it can only be read")):
+        plugins = {"unwritable": Unwritable(refusal), "mouth": FakeMouth()}
+        with running_service(f"unwritable://{type(refusal).__name__}", plugins=plugins) as client:
+            ask_all(client)
     with running_service("memory://", plugins={"mouth": FakeMouth()}, protect="everything") as client:
         ask_all(client)
         ask_all(client, headers={"Authorization": "Bearer wrong"})

@@ -96,7 +96,7 @@ class AvatarResource:
             summary="Delete a custom avatar",
             description="Only avatars that POST /avatars/custom made can be deleted.",
             responses={200: json_response(_DELETED, {"deleted": True})},
-            errors=(errors.NotFound, errors.StoreUnavailable, errors.NotDeletable),
+            errors=(errors.NotFound, errors.StoreUnavailable, errors.NotDeletable, errors.NotSupported),
         ),
     }
 

@@ -118,6 +118,7 @@ class CustomAvatarsResource(_SourceResource[AvatarForm]):
                 errors.Overloaded,
                 errors.WorkersUnavailable,
                 errors.NotFound,
+                errors.NotSupported,
                 errors.StoreUnavailable,
                 errors.StoreFull,
             ),

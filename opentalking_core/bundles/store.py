@@ -73,10 +73,12 @@ class BundleStore(Protocol):
       `__aenter__` does not sweep.
     * A bundle is durable when `create` returns.
     * Stores raise NotFound, AlreadyExists, ManifestChanged, StoreUnavailable and StoreFull, and no other errors.
+      In a store that can only be read, `create` and `delete` raise NotSupported.
     * The key layout is the folder layout, so that `cp -r` and `aws s3 sync` work between stores.
     * Methods are called concurrently from one event loop and must not block it.
 
-    `opentalking_core.testing.stores.BundleStoreContract` checks these promises.
+    `opentalking_core.testing.stores.BundleStoreContract` checks these promises, and
+    `ReadOnlyStoreContract` those of a store that can only be read.
     """
 
     url: str  #: the URL as opened, without secrets: for logs, /health and the command line

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: The packages that open URLs of these schemes, for the error of a host that has no such plugin.
 PACKAGES = {
     "file": "opentalking-local-storage",
+    "http": "opentalking-http-storage",
+    "https": "opentalking-http-storage",
     "s3": "opentalking-s3-storage",
     **dict.fromkeys(
         ("abfs", "adl", "az", "dropbox", "ftp", "gcs", "gs", "hdfs", "sftp", "smb", "ssh", "webdav"),

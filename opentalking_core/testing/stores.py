@@ -9,12 +9,14 @@
 
 and, if the backend can be down, a fixture `broken_store`. Some tests need a second store over the backend of `store`.
 They make it by `type(store)(store.url)`. If your store is made in another way, supply a fixture `second_store`.
+A store that can't be written to is checked by `ReadOnlyStoreContract`, which writes into the store behind it.
 The tests are plain functions: they need pytest and no plugin for asyncio.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import multiprocessing
@@ -34,7 +36,7 @@ from opentalking_core.bundles.store import (
     FileInfo,
     ReplaceableManifests,
 )
-from opentalking_core.errors import AlreadyExists, ManifestChanged, NotFound, StoreUnavailable
+from opentalking_core.errors import AlreadyExists, ManifestChanged, NotFound, NotSupported, StoreUnavailable
 
 from .contract import Contract
 
@@ -953,3 +955,188 @@ class BundleStoreContract(Contract):
             with pytest.raises(StoreUnavailable) as caught:
                 run(attempt(work))
             assert str(caught.value), "say what is wrong"
+
+
+async def assert_settled(store: BundleStore, avatar_id: str, path: str) -> None:
+    """Assert that two looks at a file give one etag. Just after a change, each look may give another one."""
+    async with store.open(avatar_id, path) as first, store.open(avatar_id, path) as second:
+        assert first.info.etag == second.info.etag
+
+
+def listed_bundle(avatar_id: str, size: int = 1000, seed: int = 0) -> dict[str, bytes]:
+    """Return the files of a small bundle with a valid manifest, which a service lists."""
+    fields = {"id": avatar_id, "name": f"{seed:08}", "model_type": "mock", "fps": 25, "sample_rate": 16000}
+    fields |= {"width": 512, "height": 512, "version": "1.0", "metadata": {}}
+    return {**bundle(size, seed), MANIFEST: json.dumps(fields).encode()}
+
+
+class ReadOnlyStoreContract(Contract):
+    """The promises of a store that can't be written to, one test each. Subclass it and supply `store` and `behind`.
+
+    Both fixtures return stores that are not yet entered. What is written into `behind` must be seen in `store` at once.
+    """
+
+    @pytest.fixture
+    def store(self) -> BundleStore:
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `store`: the read-only store")
+
+    @pytest.fixture
+    def behind(self) -> BundleStore:
+        raise NotImplementedError(f"{type(self).__name__} needs a fixture `behind`: the store that `store` reads")
+
+    @pytest.fixture
+    def broken_store(self) -> BundleStore:
+        """Return a store, not yet entered, whose backend is down. Override this if your backend can be down."""
+        pytest.skip(f"{type(self).__name__} has no fixture `broken_store`: a store whose backend is down")
+
+    @pytest.fixture
+    def run(self) -> Iterator[Run]:
+        """Return a function that runs coroutines, all in one event loop."""
+        with asyncio.Runner() as runner:
+            yield runner.run
+
+    @pytest.fixture
+    def writer(self, behind: BundleStore, run: Run) -> Iterator[BundleStore]:
+        """Return the store behind, entered."""
+        entered = run(behind.__aenter__())
+        yield entered
+        run(entered.__aexit__(None, None, None))
+
+    @pytest.fixture
+    def opened(self, store: BundleStore, writer: BundleStore, run: Run) -> Iterator[BundleStore]:
+        """Return the read-only store, entered."""
+        entered = run(store.__aenter__())
+        assert run(ids(entered)) == [], "the fixture `store` must give each test an empty store of its own"
+        yield entered
+        run(entered.__aexit__(None, None, None))
+
+    @pytest.mark.parametrize("avatar_id", ["a", "Anna-2_b", "-x", "數位人", "हिन्दी", "𠮷野家", "x" * 200])
+    def test_bundle_is_read_byte_for_byte(
+        self, opened: BundleStore, writer: BundleStore, run: Run, avatar_id: str
+    ) -> None:
+        """`scan`, `files` and `open` show exactly what is behind, also odd paths and empty files."""
+        odd = ("a b.png", "100%25.png", "what?.png", "c#d&e=f+g.png", "框/帧 1.png", "a/b/c/d/e/f.bin", 'it\'s "q".txt')
+        files = {**listed_bundle(avatar_id), "empty.bin": b"", **{path: path.encode() for path in odd}}
+        run(writer.create(avatar_id, files))
+        assert run(ids(opened)) == [avatar_id]
+        assert run(contents(opened, avatar_id)) == files
+
+    def test_sizes_and_entity_tags_of_files_and_open_agree(
+        self, opened: BundleStore, writer: BundleStore, run: Run
+    ) -> None:
+        """`files` and `open` report one size and, a second after the change, one etag that fits into an HTTP header."""
+        run(writer.create("anna", {**listed_bundle("anna"), "empty.bin": b""}))
+
+        async def look() -> None:
+            for path, info in (await infos(opened, "anna")).items():
+                async with opened.open("anna", path) as reader:
+                    assert (reader.info.path, reader.info.size, reader.info.etag) == (path, info.size, info.etag)
+                    assert info.etag.isascii()
+                    assert info.etag
+                    assert not set(info.etag) & set('" ')
+                    assert abs(reader.info.modified - info.modified) <= 1
+                    assert abs(info.modified - time.time()) < 86400
+
+        eventually(run, look)
+
+    @pytest.mark.parametrize("size", [10, 9 * MiB + 1])
+    def test_ranges_can_be_read(self, opened: BundleStore, writer: BundleStore, run: Run, size: int) -> None:
+        """`chunks(start, stop)` yields the slice in pieces of at most a few MiB, and nothing beyond the end."""
+        content = random.Random(2).randbytes(size)  # noqa: S311
+        run(writer.create("anna", {**listed_bundle("anna"), "clip.mp4": content}))
+
+        async def part(start: int, stop: int | None) -> bytes:
+            async with opened.open("anna", "clip.mp4") as reader:
+                found = [piece async for piece in reader.chunks(start, stop)]
+            assert max(map(len, found), default=0) <= 8 * MiB
+            return b"".join(found)
+
+        eventually(run, functools.partial(assert_settled, opened, "anna", "clip.mp4"))
+        for start, stop in ((0, None), (1, 3), (size // 2, size - 1), (size - 1, size + 9), (size, None), (3, 3)):
+            assert run(part(start, stop)) == content[start:stop], (start, stop)
+
+    def test_reader_of_replaced_file_gets_no_mixture(self, opened: BundleStore, writer: BundleStore, run: Run) -> None:
+        """A reader that began before a bundle was replaced gets the old content or NotFound."""
+        old, new = (random.Random(seed).randbytes(20 * MiB) for seed in (1, 2))  # noqa: S311
+        run(writer.create("anna", {**listed_bundle("anna"), "clip.mp4": old}))
+        eventually(run, functools.partial(assert_settled, opened, "anna", "clip.mp4"))
+
+        async def scenario() -> None:
+            async with opened.open("anna", "clip.mp4") as reader:
+                chunks = reader.chunks()
+                found = await anext(chunks)
+                await writer.delete("anna")
+                await writer.create("anna", {**listed_bundle("anna"), "clip.mp4": new})
+                try:
+                    found += b"".join([chunk async for chunk in chunks])
+                except NotFound:
+                    return
+            assert found == old
+
+        run(scenario())
+
+    def test_unknown_avatars_and_files_are_not_found(self, opened: BundleStore, writer: BundleStore, run: Run) -> None:
+        """The store raises NotFound, not an exception of the backend. A folder is not a file."""
+        run(assert_absent(opened, "nobody"))
+        run(writer.create("anna", listed_bundle("anna")))
+        for path in ("nothing.png", "frames", "frames/nothing.png", f"{MANIFEST}/x", "x" * 1024, *NOT_PATHS):
+            with pytest.raises(NotFound):
+                run(read(opened, "anna", path))
+
+    @pytest.mark.parametrize("avatar_id", NOT_IDS)
+    def test_wrong_id_is_not_found(self, opened: BundleStore, writer: BundleStore, run: Run, avatar_id: str) -> None:
+        run(writer.create("x", listed_bundle("x")))
+        with pytest.raises(NotFound):
+            run(infos(opened, avatar_id))
+        with pytest.raises(NotFound):
+            run(read(opened, avatar_id, MANIFEST))
+
+    def test_deleted_bundle_is_gone(self, opened: BundleStore, writer: BundleStore, run: Run) -> None:
+        run(writer.create("anna", listed_bundle("anna")))
+        assert run(ids(opened)) == ["anna"]
+        run(writer.delete("anna"))
+        run(assert_absent(opened, "anna"))
+
+    def test_another_manifest_is_another_version(self, opened: BundleStore, writer: BundleStore, run: Run) -> None:
+        """`scan` gives a bundle another version if its manifest has changed, and the same one if not."""
+
+        async def version() -> str:
+            (found,) = [found async for found in opened.scan()]
+            return found.version
+
+        async def same_twice() -> None:
+            assert await version() == await version()
+
+        run(writer.create("anna", listed_bundle("anna", seed=1)))
+        eventually(run, same_twice)
+        before = run(version())
+        run(writer.delete("anna"))
+        run(writer.create("anna", listed_bundle("anna", seed=2)))
+        assert run(version()) != before
+
+    def test_writing_is_refused(self, opened: BundleStore, writer: BundleStore, run: Run) -> None:
+        """`create` and `delete` raise NotSupported, and change nothing."""
+        run(writer.create("anna", listed_bundle("anna")))
+        with pytest.raises(NotSupported):
+            run(opened.create("ben", listed_bundle("ben")))
+        with pytest.raises(NotSupported):
+            run(opened.delete("anna"))
+        with pytest.raises(ValueError, match="not a bundle"):
+            run(opened.create("../x", listed_bundle("x")))
+        assert run(ids(writer)) == ["anna"]
+
+    def test_backend_that_is_down_is_store_unavailable(self, broken_store: BundleStore, run: Run) -> None:
+        """Entering or each method raises StoreUnavailable, never an exception of the backend."""
+
+        async def attempt(work: Callable[[BundleStore], Awaitable[object]]) -> None:
+            async with broken_store as store:
+                await work(store)
+
+        works: list[Callable[[BundleStore], Awaitable[object]]] = [
+            ids,
+            lambda store: infos(store, "anna"),
+            lambda store: read(store, "anna", MANIFEST),
+        ]
+        for work in works:
+            with pytest.raises(StoreUnavailable, match=r"\w"):
+                run(attempt(work))
