@@ -92,7 +92,7 @@ class AvatarMaker:
             size, mouth = await self._portraits.process(source, measure_size)
             return await self._portraits.report(size, mouth)
         async with scratch_folder() as scratch:
-            made = await self._sources.process(source, "video", _new_folder(scratch), None, on_progress)
+            made = await self._sources.process(source, "video", await _new_folder(scratch), None, on_progress)
             return await self._report(made)
 
     def _maker_for(self, base_id: str, base: AvatarManifest, kind: SourceKind) -> PortraitRecipe | BundleMaker:
@@ -120,7 +120,7 @@ class AvatarMaker:
         self, name: str, base_id: str, base: AvatarManifest, source: Source, on_progress: OnProgress | None
     ) -> AsyncIterator[MadeAvatar]:
         async with scratch_folder() as scratch:
-            folder = _new_folder(scratch)
+            folder = await _new_folder(scratch)
             if isinstance(source, bytes):
                 kind: SourceKind = "portrait"
                 upload = scratch / "upload"
@@ -166,7 +166,7 @@ def _video_metadata(path: str, made: MadeFiles) -> dict[str, Any]:
     }
 
 
-def _new_folder(scratch: Path) -> Path:
+async def _new_folder(scratch: Path) -> Path:
     folder = scratch / "files"
-    folder.mkdir()
+    await asyncio.to_thread(folder.mkdir)
     return folder

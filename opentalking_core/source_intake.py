@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from .errors import InvalidRequest
+from .errors import InvalidRequest, StoreFull
 from .workers.making import MakingTask, make_files
 from .workers.progress import ProgressFile
 from .workers.runner import WorkerCrashed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from .workers.threads import ThreadRunner
 
 log = logging.getLogger(__name__)
+
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 #: Seconds between looks at a worker's progress.
 _POLL_SECONDS = 0.25
@@ -117,6 +120,7 @@ class SourceIntake:
 
         Raises:
             InvalidRequest: the upload can't be decoded, or the model type refuses it.
+            StoreFull: there is no room for the files.
             WorkersUnavailable: try again.
         """
         detectors = self._host.detectors()
@@ -163,6 +167,11 @@ class SourceIntake:
                 failures |= dict.fromkeys(suspects, reason)
                 task = task._replace(detectors=tuple(name for name in task.detectors if name not in suspects))
                 await asyncio.to_thread(_empty, task)
+            except OSError as error:
+                if error.errno not in _FULL_ERRNOS:
+                    raise
+                message = f"there is no room for the files of the {task.kind} in the server's temporary folder"
+                raise StoreFull(f"{message}: {error.strerror}") from None
             else:
                 failed = {(name, "failed"): 1 for name in failures}
                 return made._replace(failures=failures | made.failures, detections=made.detections | failed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opentalking_core.errors import InvalidRequest, PluginError
+from opentalking_core.errors import InvalidRequest, PluginError, StoreFull
 from opentalking_core.host.host import PluginChoice, PluginHost
 from opentalking_core.metrics import Metrics
 from opentalking_core.settings import Settings
@@ -175,6 +175,18 @@ def test_mistake_of_the_model_type_is_an_error_that_names_it(
             with pytest.raises(PluginError, match="model type sketch can't make files") as error:
                 await intake.process(upload, "portrait", made, "sketch")
             assert reason in str(error.value)
+
+    asyncio.run(process())
+
+
+def test_full_disk_is_told(tmp_path: Path, upload: Path, made: Path) -> None:
+    behaviour = "list(source.frames()); raise OSError(28, 'No space left on device'); yield"
+    maker = write_plugin(tmp_path / "maker.py", MAKER, behaviour)
+
+    async def process() -> None:
+        async with intake_of(maker) as intake:
+            with pytest.raises(StoreFull, match="there is no room for the files of the portrait"):
+                await intake.process(upload, "portrait", made, "sketch")
 
     asyncio.run(process())
 

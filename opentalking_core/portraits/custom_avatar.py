@@ -107,7 +107,7 @@ def custom_manifest(
     changes: dict[str, Any] = {"name": name, "metadata": metadata}
     changes["width"], changes["height"] = content.size
     if content.fps is not None:
-        changes["fps"] = content.fps
+        changes["fps"] = int(content.fps) if content.fps.is_integer() else content.fps
     return AvatarManifest.model_validate(inherited | changes)
 
 
