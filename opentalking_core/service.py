@@ -153,7 +153,7 @@ class AvatarService:
 
     @property
     def events(self) -> EventLog:
-        """The latest changes of the list, whoever made them."""
+        """The latest changes of the list, also those by others."""
         return self._catalog.events
 
     async def manifest_etag(self, avatar_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""GET /avatars/events: changes of the list as Server-Sent Events, whoever made them."""
+"""GET /avatars/events: changes of the list as Server-Sent Events, also changes by others."""
 
 from __future__ import annotations
 

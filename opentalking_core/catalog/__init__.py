@@ -86,7 +86,7 @@ class Catalog(Protocol):
 
     @property
     def events(self) -> EventLog:
-        """The latest changes of the list, whoever made them."""
+        """The latest changes of the list, also those by others."""
         ...
 
     def start(self) -> None:

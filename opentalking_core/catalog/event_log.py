@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EventKind = Literal["created", "changed", "deleted"]
 
 #: Changes that are kept. A listener that comes back later than this has to read the list again, which costs less than
-#: so many events: they take about 400 KB of a stream.
+#: that number of events: they take about 400 KB of a stream.
 MAX_EVENTS = 4096
 
 

@@ -1,4 +1,4 @@
-// The list follows the changes that the service tells, whoever made them.
+// The list follows the changes that the service tells, also changes by others.
 
 import { authorization } from "./key.js";
 
