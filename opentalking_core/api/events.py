@@ -26,8 +26,8 @@ HEARTBEAT_SECONDS = 15.0
 _DESCRIPTION = (
     "`created`, `changed` and `deleted` tell the avatar's `id` and its manifest's `etag` (null if the avatar is gone), "
     "also for changes by others. The first event is `ready`: from then on, the stream tells every change, so read the "
-    "list after it. A client that comes back sends the id of the last event as `Last-Event-ID` and gets what it has missed. "
-    "If the service can't tell that any more, the event `reset` comes first: read the list again. A comment is sent "
+    "list after it. A client that comes back sends the id of the last event as `Last-Event-ID` and gets what it has "
+    "missed. If the service can't tell that any more, the event `reset` comes first: read the list again. A comment is sent "
     "every 15 seconds."
 )
 
