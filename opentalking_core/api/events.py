@@ -27,8 +27,8 @@ _DESCRIPTION = (
     "`created`, `changed` and `deleted` tell the avatar's `id` and its manifest's `etag` (null if the avatar is gone), "
     "also for changes by others. The first event is `ready`: from then on, the stream tells every change, so read the "
     "list after it. A client that comes back sends the id of the last event as `Last-Event-ID` and gets what it has "
-    "missed. If the service can't tell that any more, the event `reset` comes first: read the list again. A comment is sent "
-    "every 15 seconds."
+    "missed. If the service can't tell that any more, the event `reset` comes first: read the list again. A comment is "
+    "sent every 15 seconds."
 )
 
 
