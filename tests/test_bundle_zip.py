@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import io
+import uuid
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class Bundle:
     """A bundle in memory that a test can change at any time, and that counts the files that are open."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        self.store = MemoryStore(f"memory://{id(self)}")
+        self.store = MemoryStore(f"memory://{uuid.uuid4()}")
         self.contents = files
         self.opened: list[str] = []
         self.open_now: set[str] = set()
