@@ -49,24 +49,28 @@ class EventsResource(ReservedIdResource):
     }
 
     async def on_get(self, req: Request, resp: Response, avatar_id: str = "") -> None:
-        await self._service.listing()  # from then on, the catalog knows what a change is
+        leaving = asyncio.create_task(client_left(req.scope))
+        req.scope[STREAM_END].append(leaving.cancel)  # when the server begins to end, perhaps while the list is read
+        try:
+            await self._service.listing()  # from then on, the catalog knows what a change is
+        except BaseException:
+            leaving.cancel()
+            raise
         resp.set_header("Cache-Control", "no-cache")
         resp.set_header("X-Accel-Buffering", "no")  # nginx would hold the events back
-        resp.sse = self._follow(req, req.get_header("Last-Event-ID"))
+        resp.sse = self._follow(leaving, req.get_header("Last-Event-ID"))
 
     async def on_head(self, req: Request, resp: Response, avatar_id: str = "") -> None:
         resp.content_type = EVENT_STREAM
         resp.set_header("Cache-Control", "no-cache")
 
-    async def _follow(self, req: Request, last_id: str | None) -> AsyncIterator[SSEvent]:
+    async def _follow(self, leaving: asyncio.Task[None], last_id: str | None) -> AsyncIterator[SSEvent]:
         """Yield the events until the client leaves or the service ends."""
         log = self._service.events
-        leaving = asyncio.create_task(client_left(req.scope))
-        req.scope[STREAM_END].append(leaving.cancel)  # when the server begins to end
         position = log.position if last_id is None else last_id
-        if last_id is None:
-            yield SSEvent(event="ready", event_id=position, json={})
         try:
+            if last_id is None:
+                yield SSEvent(event="ready", event_id=position, json={})
             with self._service.metrics.listeners.track_inprogress():
                 while not (leaving.done() or log.is_closed):
                     missed = log.since(position)

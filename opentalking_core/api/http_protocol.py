@@ -103,6 +103,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             ends: list[Callable[[], object]] = self.cycle.scope.get(STREAM_END, [])  # type: ignore[assignment]
             for end in ends:
                 end()
+            if ends and self.flow.write_paused:
+                self.transport.abort()  # nobody reads the stream, and its next event would wait for that
         super().shutdown()
 
     def resume_writing(self) -> None:
